@@ -1,0 +1,124 @@
+"""Records → numbers: means, intervals, differences, curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from torch import Tensor
+
+from asg.config import RunConfig
+from asg.data.images import ImageSet
+from asg.metrics import forward_all
+from asg.models import build
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean, standard deviation and number of values, with a t interval of the mean."""
+
+    n: int
+    mean: float
+    sd: float
+    low: float
+    high: float
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    r"""Mean :math:`\bar x`, sample sd :math:`s`, and :math:`\bar x \pm t_{n-1}\, s / \sqrt n` at 95 %.
+
+    With fewer than two values sd and interval are NaN.
+    """
+    n, mean = len(values), float(np.mean(values)) if values else math.nan
+    if n < 2:
+        return Estimate(n, mean, math.nan, math.nan, math.nan)
+    sd = float(np.std(values, ddof=1))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * sd / math.sqrt(n)
+    return Estimate(n, mean, sd, mean - half, mean + half)
+
+
+def by_seed(records: Sequence[dict], metric: str, which: str = "final") -> dict[int, float]:
+    """Seed → ``metric`` of the ``final`` or ``best_on_target`` evaluation."""
+    return {r["seed"]: r[which][metric] for r in records if metric in r[which]}
+
+
+def difference(records_a: Sequence[dict], records_b: Sequence[dict], metric: str) -> Estimate:
+    """Estimate of a − b, paired over the seeds that both have."""
+    a, b = by_seed(records_a, metric), by_seed(records_b, metric)
+    return estimate([a[s] - b[s] for s in sorted(a.keys() & b.keys())])
+
+
+def summary(arms: Mapping[str, Sequence[dict]], metrics: Sequence[str]) -> pd.DataFrame:
+    """One row an arm, one :class:`Estimate` a metric."""
+    return pd.DataFrame(
+        {m: {arm: estimate(list(by_seed(rs, m).values())) for arm, rs in arms.items()} for m in metrics}
+    )
+
+
+def curves(arms: Mapping[str, Sequence[dict]], metrics: Sequence[str]) -> pd.DataFrame:
+    """Long table of every evaluation: arm, seed, step, metric, value."""
+    rows = [
+        (arm, record["seed"], e["step"], metric, e[metric])
+        for arm, records in arms.items()
+        for record in records
+        for e in record["evaluations"]
+        for metric in metrics
+        if metric in e
+    ]
+    return pd.DataFrame(rows, columns=["arm", "seed", "step", "metric", "value"])
+
+
+def drifts(arms: Mapping[str, Sequence[dict]]) -> pd.DataFrame:
+    """Long table of the final drift: arm, seed, layer group, relative distance."""
+    rows = [
+        (arm, record["seed"], group, value)
+        for arm, records in arms.items()
+        for record in records
+        for group, value in record["final"]["drift"].items()
+    ]
+    return pd.DataFrame(rows, columns=["arm", "seed", "group", "drift"])
+
+
+def per_class(arms: Mapping[str, Sequence[dict]]) -> pd.DataFrame:
+    """Mean final accuracy of each class (rows) under each arm (columns)."""
+    return pd.DataFrame(
+        {arm: pd.DataFrame([r["final"]["per_class"] for r in records]).mean() for arm, records in arms.items()}
+    )
+
+
+def report(result: dict, config: RunConfig) -> str:
+    """A page about one run on own folders, as Markdown: what was trained, what it reaches, what it keeps."""
+    first, final = result["evaluations"][0], result["final"]
+    names = {
+        "validation": "accuracy on held-out source images",
+        "accuracy": "accuracy on the target (mean per class)",
+        "agreement": "agreement with the ImageNet network on the target",
+        "kl": "divergence from the ImageNet network (nats)",
+    }
+    rows = "\n".join(f"| {text} | {first[k]:.3f} | {final[k]:.3f} |" for k, text in names.items() if k in final)
+    classes = "\n".join(f"| {name} | {value:.3f} |" for name, value in final.get("per_class", {}).items())
+    return (
+        f"# ASG report\n\n{config.backbone}, {config.size} px, {result['steps']} steps of {config.batch}, "
+        f"λ = {config.guidance:g}, seed {config.seed}; {result['seconds']:.0f} s on {result['device']}. "
+        f"Result: the last iterate.\n\n| | before | after |\n|---|---|---|\n{rows}\n"
+        + (f"\n| target class | accuracy |\n|---|---|\n{classes}\n" if classes else "")
+    )
+
+
+def imagenet_view(config: RunConfig, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
+    """What the untouched ImageNet network sees: features ``(N, D)`` and top-1 ImageNet classes ``(N,)``."""
+    student = build(config, len(images.classes))
+
+    def network(x: Tensor) -> tuple[Tensor, Tensor]:
+        features = student.features(x)  # (N, D)
+        return features, student.kept_head(features)
+
+    features, logits = forward_all(network, images, 64, torch.device("cpu"))
+    return features.numpy(), logits.argmax(1).numpy()

@@ -1,0 +1,304 @@
+"""Bind a chapter to its experiment, execute the chapters, build the HTML."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from IPython.display import HTML as HTMLText
+from IPython.display import Markdown, display
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from asg import AsgError, analysis, plots, records
+from asg.config import RunConfig
+from asg.experiments import Experiment, get
+from asg.run import run
+
+BOOK = records.REPOSITORY / "book"
+STAGED = BOOK / "_build" / "executed"
+HTML = BOOK / "_build" / "html"
+CHAPTER_SECONDS = 600  # a chapter that takes longer has hung
+PARAMETERS = {"profile": str, "seeds": list, "arms": list, "overrides": dict, "fresh": bool}
+
+
+def check_parameters(given: Mapping) -> None:
+    """Every chapter's flat parameters: an unknown name or a wrong type is an error that names it.
+
+    papermill itself only warns of an unknown name, and its ``-p`` passes words as text.
+    """
+    for name, value in given.items():
+        if name not in PARAMETERS:
+            raise AsgError(f"There is no parameter {name!r}: a chapter has {', '.join(PARAMETERS)}.")
+        if not isinstance(value, PARAMETERS[name]):
+            raise AsgError(
+                f"The parameter {name!r} must be a {PARAMETERS[name].__name__}, got {value!r} "
+                f"({type(value).__name__}): papermill reads JSON types from `-y`."
+            )
+    for seed in given.get("seeds", []):
+        if not isinstance(seed, int) or isinstance(seed, bool):
+            raise AsgError(f"The parameter 'seeds' must list whole numbers, got {seed!r}.")
+
+
+def injected(notebook_globals: Mapping) -> None:
+    """Refuse a parameter that papermill injected under a name that the chapter does not have.
+
+    papermill puts its parameters into a cell of their own, whatever they are called; a name in it
+    that no chapter knows is a slip of the pen.
+    """
+    cells = [cell for cell in notebook_globals.get("In", []) if cell.startswith("# Parameters")]
+    for cell in cells:
+        names = {line.partition(" = ")[0] for line in cell.splitlines() if " = " in line and line[0].isalpha()}
+        if unknown := sorted(names - PARAMETERS.keys()):
+            raise AsgError(f"There is no parameter {unknown[0]!r}: a chapter has {', '.join(PARAMETERS)}.")
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An experiment with a chapter's parameters: its records, and what a page shows of them."""
+
+    experiment: Experiment
+    profile: str
+    arms: Mapping[str, list[dict]]
+    configs: Mapping[str, RunConfig]
+    seeds: tuple[int, ...]
+    fresh: bool
+
+    def only(self, *arms: str) -> dict[str, list[dict]]:
+        """The records of some arms, in that order; arms that are not bound are left out."""
+        return {arm: self.arms[arm] for arm in arms or self.arms if arm in self.arms}
+
+    @property
+    def missing(self) -> list[str]:
+        """Arms that lack the record of a seed."""
+        return [arm for arm, found in self.arms.items() if len(found) < len(self.seeds)]
+
+    def table(self, metrics: Sequence[str]) -> Styler:
+        """One row an arm: mean ± standard deviation in per cent over n seeds, beside the published value."""
+        summary = analysis.summary(self.arms, metrics)
+        rows = {}
+        for arm, found in self.arms.items():
+            cells = {"n": len(found) or "—"}
+            for metric in metrics:
+                cells[plots.NAMES.get(metric, metric)] = show(summary.loc[arm, metric])
+            best = analysis.estimate(list(analysis.by_seed(found, self.experiment.metric, "best_on_target").values()))
+            cells["oracle selection"] = show(best)
+            published = self.experiment.published.get(arm)
+            cells["published"] = f"{published.value:.1f}" if published else "—"
+            rows[arm] = cells
+        return styled(pd.DataFrame(rows).T)
+
+    def differences(self, metrics: Sequence[str]) -> Styler:
+        """One row a declared difference: its mean and 95 % confidence interval in points, paired over seeds."""
+        rows = {}
+        for a, b in self.experiment.differences:
+            if a in self.arms and b in self.arms:
+                found = {m: analysis.difference(self.arms[a], self.arms[b], m) for m in metrics}
+                rows[f"{a} − {b}"] = {plots.NAMES.get(m, m): show_interval(e) for m, e in found.items()}
+        return styled(pd.DataFrame(rows).T)
+
+    def finding(self, a: str, b: str, metric: str) -> Markdown:
+        """A sentence that says what the records say about a − b, no more."""
+        if a not in self.arms or b not in self.arms:
+            return Markdown(f"*{a}* and *{b}* are not both bound, so they are not compared.")
+        e = analysis.difference(self.arms[a], self.arms[b], metric)
+        if e.n < 2:
+            return Markdown(f"**{a} against {b}, {plots.NAMES[metric]}**: {e.n} paired seeds, too few for an interval.")
+        verdict = "no difference is shown" if e.low <= 0 <= e.high else "higher" if e.low > 0 else "lower"
+        return Markdown(
+            f"**{a} against {b}, {plots.NAMES[metric]}**: {100 * e.mean:+.1f} points "
+            f"[{100 * e.low:+.1f}, {100 * e.high:+.1f}], n = {e.n} paired seeds: **{verdict}**."
+        )
+
+    def provenance(self) -> Markdown:
+        """Where the numbers come from, and the command that makes them again."""
+        found = [r for rows in self.arms.values() for r in rows]
+        command = f"asg reproduce --experiment {self.experiment.id} --profile {self.profile}"
+        if not found:
+            return Markdown(f"No records yet. `{command}` makes them.")
+        keys = ", ".join(f"{arm} {rows[0]['key']}" for arm, rows in self.arms.items() if rows)
+        commits = ", ".join(sorted({str(r["commit"]) for r in found}))
+        gaps = f" Missing: {', '.join(self.missing)}." if self.missing else ""
+        kind = "trained in this chapter" if self.fresh else f"made by `{command}`"
+        return Markdown(
+            f"<small>Profile {self.profile}; seeds {', '.join(map(str, self.seeds))}; last iterate; mean ± standard "
+            f"deviation, 95 % t intervals of paired differences; {kind} at commit {commits}; keys: {keys}.{gaps}</small>"
+        )
+
+
+def show(e: analysis.Estimate) -> str:
+    """``mean ± sd`` in per cent; one value has no sd, none is a dash."""
+    if e.n == 0:
+        return "—"
+    return f"{100 * e.mean:.1f}" + (f" ± {100 * e.sd:.1f}" if e.n > 1 else "")
+
+
+def show_interval(e: analysis.Estimate) -> str:
+    """``mean [low, high]`` in points."""
+    if e.n < 2:
+        return "—"
+    return f"{100 * e.mean:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
+
+
+def styled(table: pd.DataFrame) -> Styler:
+    """A table that is the same from build to build."""
+    digest = hashlib.sha256(table.to_csv().encode()).hexdigest()[:8]
+    return table.style.set_uuid(digest).set_table_attributes('class="dataframe"')
+
+
+def bind(
+    experiment: str,
+    profile: str = "mini",
+    seeds: Sequence[int] = (),
+    arms: Sequence[str] = (),
+    overrides: Mapping | None = None,
+    fresh: bool = False,
+) -> Bound:
+    """The records of an experiment for a chapter's parameters; ``fresh`` trains them here and now.
+
+    Empty ``seeds`` and ``arms`` mean all. Raises :class:`AsgError` that names an unknown arm, a
+    parameter of the wrong type, and a parameter that no chapter has.
+    """
+    check_parameters(
+        {"profile": profile, "seeds": list(seeds) if isinstance(seeds, tuple) else seeds,
+         "arms": list(arms) if isinstance(arms, tuple) else arms, "overrides": overrides or {}, "fresh": fresh}
+    )  # fmt: skip
+    try:
+        injected(get_ipython().user_ns)  # type: ignore[name-defined]
+    except NameError:
+        pass  # outside a notebook nothing is injected
+    declared = get(experiment)
+    chosen = tuple(seeds) or declared.seeds
+    found, configs = {}, {}
+    for arm in arms or declared.arms:
+        runs = [declared.config(profile, arm, seed, overrides) for seed in chosen]
+        configs[arm] = runs[0]
+        made = [run(c, fresh=True) if fresh else records.find(c) for c in runs]
+        found[arm] = [r for r in made if r is not None]
+    return Bound(declared, profile, found, configs, chosen, fresh)
+
+
+def live(metrics: Sequence[str] = ("train_task", "validation", "accuracy", "agreement")) -> Callable[[dict], None]:
+    """A function for ``on_evaluation`` that redraws the curves of the run in one output."""
+    handle, seen = display(Markdown("training …"), display_id=True), []
+
+    def redraw(evaluation: dict) -> None:
+        seen.append(evaluation)
+        table = analysis.curves({"this run": [{"seed": 0, "evaluations": seen}]}, metrics)
+        figure = plots.over_training(table, metrics)
+        handle.update(figure)
+        plots.plt.close(figure)
+
+    return redraw
+
+
+def figure(drawn: Figure) -> Figure:
+    """Show a figure once (a figure that stays open would be shown a second time)."""
+    plots.plt.close(drawn)
+    return drawn
+
+
+def status() -> HTMLText:
+    """Versions, hardware and the time that each chapter took in this build."""
+    rows = {"platform": records.provenance()["platform"], **records.provenance()["versions"]}
+    return HTMLText(pd.Series(rows, name="version").to_frame().to_html(escape=True))
+
+
+def chapters() -> list[Path]:
+    """Notebooks of the book in reading order."""
+    return sorted((BOOK / "chapters").glob("*.ipynb"))
+
+
+def digest_of(paths: Sequence[Path]) -> str:
+    """Hash of the contents of files, and of every file below folders."""
+    digest = hashlib.sha256()
+    for path in paths:
+        files = (
+            sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+            if path.is_dir()
+            else [path]
+        )
+        for file in files:
+            digest.update(str(file.relative_to(records.REPOSITORY)).encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def execute(notebook: Path) -> float:
+    """Run one chapter by papermill in a fresh kernel into the staged book; return its seconds.
+
+    Skipped when chapter, package and records are what they were when it last ran.
+    """
+    import papermill  # slow to import, and only needed here
+
+    out = STAGED / notebook.relative_to(BOOK)
+    stamp = out.with_suffix(".json")
+    state = digest_of(
+        [notebook, records.REPOSITORY / "asg", records.results_root(), records.REPOSITORY / "requirements.lock"]
+    )
+    if out.exists() and stamp.exists() and (kept := json.loads(stamp.read_text()))["state"] == state:
+        return kept["seconds"]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial, began = out.with_name(f"running-{out.name}"), time.monotonic()
+    print(f"executing {notebook.relative_to(BOOK)} …", flush=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of papermill and its kernel client, not of the chapter
+            papermill.execute_notebook(
+                notebook, partial, kernel_name="python3", cwd=notebook.parent, progress_bar=False,
+                execution_timeout=CHAPTER_SECONDS, log_output=False,
+            )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        raise AsgError(f"{notebook.name} fails in cell {error.exec_count}: {error.ename}: {error.evalue}") from None
+    seconds = time.monotonic() - began
+    partial.replace(out)
+    stamp.write_text(json.dumps({"state": state, "seconds": round(seconds, 1)}))
+    print(f"executed {notebook.relative_to(BOOK)} in {seconds:.0f} s", flush=True)
+    return seconds
+
+
+def build() -> Path:
+    """Execute what changed, build the HTML where anything changed, and return its first page."""
+    import os
+
+    os.environ["TQDM_DISABLE"] = "1"
+    for source in sorted(BOOK.rglob("*")):
+        relative = source.relative_to(BOOK)
+        if source.is_file() and relative.parts[0] != "_build" and source.suffix != ".ipynb":
+            (STAGED / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, STAGED / relative)
+    for notebook in chapters():
+        execute(notebook)
+    stamp, state = HTML.parent / "state", digest_of([STAGED])
+    first = HTML / "intro.html"
+    if first.exists() and stamp.exists() and stamp.read_text() == state:
+        return first
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter_book",
+        "build",
+        str(STAGED),
+        "--path-output",
+        str(BOOK),
+        "-W",
+        "-n",
+        "--keep-going",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode or not first.exists():
+        (HTML.parent / "build.log").write_text(done.stdout + done.stderr)
+        told = "\n".join(
+            line for line in (done.stdout + done.stderr).splitlines() if "WARNING" in line or "ERROR" in line
+        )
+        raise AsgError(f"The book does not build:\n{told}\nThe whole log is {HTML.parent / 'build.log'}.")
+    stamp.write_text(state)
+    return first

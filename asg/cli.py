@@ -1,0 +1,228 @@
+"""The `asg` command."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from tqdm import tqdm
+
+from asg import AsgError, analysis, book, dryrun, models, records
+from asg.config import RunConfig, make_config
+from asg.data.images import make_folder, read_image, square
+from asg.experiments import EXPERIMENTS, PROFILES, get
+from asg.run import run as run_once
+from asg.trainers.classification import train as train_once
+
+app = typer.Typer(
+    help="Automated Synthetic-to-Real Generalization: experiments, your own data, and the book.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Profile = Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}.")]
+Settings = Annotated[list[str], typer.Option("--set", help="FIELD=VALUE, a RunConfig field; the value is JSON.")]
+Device = Annotated[str | None, typer.Option(help="cpu, or leave it to what the machine has.")]
+
+
+def parse_settings(settings: list[str]) -> dict:
+    """``["lr=0.01", "sgd=torch"]`` → overrides; values are JSON, or text where they are not."""
+    overrides = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise AsgError(f"--set {setting!r}: write FIELD=VALUE.")
+        try:
+            overrides[name] = json.loads(value)
+        except json.JSONDecodeError:
+            overrides[name] = value
+    return overrides
+
+
+def describe(evaluation: dict) -> str:
+    """One line about an evaluation, in per cent."""
+    shown = ("accuracy", "kept", "product", "agreement", "imagenet", "validation")
+    return "  ".join(f"{k} {100 * evaluation[k]:.1f}" for k in shown if k in evaluation)
+
+
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help=f"One of {', '.join(EXPERIMENTS)}.")],
+    arm: Annotated[list[str], typer.Option(help="Arms to run; all if not given.")] = [],  # noqa: B006
+    seed: Annotated[list[int], typer.Option(help="Seeds to run; the experiment's if not given.")] = [],  # noqa: B006
+    profile: Profile = "mini",
+    fresh: Annotated[bool, typer.Option(help="Train again and compare with the kept record.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and estimates; train nothing.")] = False,
+    tflops: Annotated[float, typer.Option(help="Throughput that --dry-run assumes, in TFLOP/s.")] = 15.0,
+    settings: Settings = [],  # noqa: B006
+    device: Device = None,
+) -> None:
+    """Train arms of an experiment, or print what their records say."""
+    declared = get(experiment)
+    for name in arm or declared.arms:
+        for number in seed or declared.seeds:
+            config = declared.config(profile, name, number, parse_settings(settings))
+            if dry_run:
+                print(dryrun.report(dryrun.dry_run(config, tflops=tflops)))
+                break
+            record = run_once(config, fresh, device)
+            print(
+                f"{experiment} {name} seed {number}: {describe(record['final'])}  (step {record['steps']}, key {record['key']})"
+            )
+            if fresh and (kept := records.find(config)):
+                print(
+                    f"  kept record:  {describe(kept['final'])}  identical: {kept['evaluations'] == record['evaluations']}"
+                )
+
+
+@app.command()
+def reproduce(
+    experiment: Annotated[list[str], typer.Option(help="Experiments; all if not given.")] = [],  # noqa: B006
+    profile: Profile = "mini",
+    only: Annotated[
+        str, typer.Option(help="missing: what has no current record. stale: the same, and remove outdated files.")
+    ] = "stale",
+    jobs: Annotated[int, typer.Option(help="Runs at a time.")] = max(1, (os.cpu_count() or 2) // 1),
+) -> None:
+    """Train whatever has no current record. Stop it at any time; it goes on where it was."""
+    if only not in ("missing", "stale"):
+        raise AsgError(f"--only {only!r}: choose missing or stale.")
+    wanted: dict[str, tuple[str, str, int, RunConfig]] = {}
+    for name in experiment or EXPERIMENTS:
+        for arm in get(name).arms:
+            for seed in get(name).seeds:
+                config = get(name).config(profile, arm, seed)
+                wanted.setdefault(f"{config.identity()}-{seed}", (name, arm, seed, config))
+    if only == "stale" and not experiment:
+        current = {records.records_path(config).name for *_, config in wanted.values()}
+        for path in sorted((records.results_root() / profile).glob("*.jsonl")):
+            if path.name not in current:
+                print(f"outdated: {path.name} is removed")
+                path.unlink()
+    todo = [w for w in sorted(wanted.values(), key=lambda w: w[2]) if records.find(w[3]) is None]
+    print(
+        f"{len(wanted) - len(todo)} of {len(wanted)} runs have a current record; {len(todo)} to train, {jobs} at a time"
+    )
+    running: list[subprocess.Popen] = []
+    failed = 0
+    with tqdm(total=len(todo), unit="run") as bar:
+        while todo or running:
+            while todo and len(running) < jobs:
+                name, arm, seed, _ = todo.pop(0)
+                command = [
+                    sys.executable,
+                    "-m",
+                    "asg.cli",
+                    "run",
+                    name,
+                    "--arm",
+                    arm,
+                    "--seed",
+                    str(seed),
+                    "--profile",
+                    profile,
+                ]
+                running.append(subprocess.Popen(command, env={**os.environ, "TQDM_DISABLE": "1"}))
+            try:
+                running[0].wait(0.5)
+            except subprocess.TimeoutExpired:
+                pass
+            for process in [p for p in running if p.poll() is not None]:
+                running.remove(process)
+                failed += process.returncode != 0
+                bar.update()
+    if failed:
+        raise AsgError(
+            f"{failed} runs failed (their sentences are above): mend the cause and run `asg reproduce` again."
+        )
+
+
+@app.command()
+def experiments(profile: Profile = "mini") -> None:
+    """List every experiment, its arms, and how many of its runs have a current record."""
+    for e in EXPERIMENTS.values():
+        print(f"{e.id}: {e.question}")
+        for arm, overrides in e.arms.items():
+            done = sum(records.find(e.config(profile, arm, s)) is not None for s in e.seeds)
+            print(f"  {arm:28} {done}/{len(e.seeds)} seeds  {dict(overrides)}")
+
+
+@app.command()
+def train(
+    source: Annotated[Path, typer.Option(help="Synthetic images, one sub-folder a class.")],
+    target: Annotated[Path | None, typer.Option(help="Real images, one sub-folder a class; only reported on.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the model and its report.")] = Path("model"),
+    settings: Settings = [],  # noqa: B006
+    device: Device = None,
+) -> None:
+    """Train on your own renders with proxy guidance, and report on your own photos."""
+    model_of(source, target, out, parse_settings(settings), device)
+    print(f"\n{(out / 'report.md').read_text()}\nThe model is in {out}: `asg predict {out} IMAGE …` uses it.")
+
+
+def model_of(source: Path, target: Path | None, out: Path, overrides: dict, device: str | None = None) -> dict:
+    """Train on folders (resumed if ``out`` holds a checkpoint), write model and report, return the result."""
+    folders = {"source": str(source), "target": str(target) if target else None}
+    config = make_config(PROFILES["own"], folders, overrides)
+    folder = make_folder(out)
+    with records.lock(folder):
+        records.write_text(folder / "config.json", check_same(folder / "config.json", config))
+        result, student = train_once(config, folder, device)
+        classes = tuple(sorted(p.name for p in source.iterdir() if p.is_dir() and not p.name.startswith(".")))
+        models.save_model(student, config, classes, folder)
+        records.write_text(folder / "report.json", json.dumps({**result, **records.provenance()}, indent=1))
+        records.write_text(folder / "report.md", analysis.report(result, config))
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+    return result
+
+
+def check_same(path: Path, config: RunConfig) -> str:
+    """The text of ``config`` for ``path``; a checkpoint of other settings is refused."""
+    text = config.to_json()
+    if (path.parent / "checkpoint.pt").exists() and path.exists() and path.read_text() != text:
+        raise AsgError(f"{path.parent} holds an unfinished run of other settings: give another --out, or remove it.")
+    return text
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="Folder that `asg train` wrote.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+) -> None:
+    """Class and probability of each image, as CSV. The image and its mirror are averaged."""
+    student, config, classes = models.load_model(model)
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["image", "class", "probability"])
+    for path in images:
+        pixels = torch.from_numpy(square(read_image(path), config.size).copy())  # (H, W, 3)
+        x = pixels.permute(2, 0, 1)[None]  # (1, 3, H, W)
+        with torch.inference_mode():
+            both = (student(x)[0].softmax(1) + student(x.flip(3))[0].softmax(1))[0] / 2
+        writer.writerow([path, classes[int(both.argmax())], f"{float(both.max()):.4f}"])
+
+
+@app.command(name="book")
+def build_book() -> None:
+    """Execute the chapters that changed and build the HTML."""
+    print(f"The book is at {book.build()}\nOpen that file in a browser, or run `python -m http.server -d {book.HTML}`.")
+
+
+def main() -> None:
+    """Run the command; what the user can mend is one sentence, and a stop can be resumed."""
+    try:
+        app(standalone_mode=True)
+    except AsgError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. The same command goes on from the last checkpoint.")
+
+
+if __name__ == "__main__":
+    main()

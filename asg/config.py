@@ -1,0 +1,113 @@
+"""One run, fully described: every field that can change a number is here and nowhere else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from asg import AsgError
+
+
+class Rendering(BaseModel):
+    """How the embedded benchmark composes its images; the choice and its trials are in the data appendix."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    seed: int = Field(123, ge=0, description="Seed of every image's own random stream.")
+    per_design: int = Field(12, ge=1, description="Images of each training design.")
+    per_held_out: int = Field(2, ge=1, description="Images of each validation design.")
+    smallest: float = Field(0.5, gt=0, le=1, description="Least longer side of a design, as a share of the image.")
+    largest: float = Field(1.0, gt=0, le=1, description="Greatest longer side of a design.")
+    angle: float = Field(30.0, ge=0, le=180, description="Greatest rotation of a design, degrees either way.")
+    ground: Literal["grey", "patches"] = Field("grey", description="Behind designs: plain grey or soft colours.")
+    backdrop: Literal["scenes", "white"] = Field("scenes", description="Behind photographs: scene crops or white.")
+    photo: float = Field(0.9, gt=0, le=1, description="Longer side of a photographed object.")
+
+
+class RunConfig(BaseModel):
+    """Settings of one training run (JSON round trip: ``RunConfig(**json.loads(c.to_json())) == c``).
+
+    Units: rates are per step, λ is dimensionless, sizes are pixels. Source of the defaults: the
+    paper's VisDA-17 settings (section 4.1) unless a profile overrides them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    profile: Literal["toy", "mini", "paper", "own"] = Field(description="Scale of the run; never mixed in one table.")
+    data: Literal["toy", "mini", "visda17", "folder"] = Field(description="Benchmark that the run reads.")
+    source: str | None = Field(None, description="Folder of synthetic class folders (data = folder).")
+    target: str | None = Field(None, description="Folder of real class folders, only reported on.")
+    rendering: Rendering = Field(Rendering(), strict=False, description="How the images of data = mini are composed.")
+    size: int = Field(224, ge=32, description="Height and width of the network's input in pixels.")
+    backbone: str = Field("torchvision:resnet101", description="LIBRARY:NAME, timm or torchvision.")
+    weights: str = Field(
+        "pretrained",
+        description="pretrained (the library's ImageNet weights), lite0, random, or a state-dict file.",
+    )
+    head_width: int = Field(512, ge=1, description="Hidden units of the task head.")
+    steps: int | None = Field(None, ge=0, description="Optimiser steps (0: evaluate only); give this or epochs.")
+    epochs: int | None = Field(None, ge=1, description="Passes over the source set; give this or steps.")
+    batch: int = Field(32, ge=1, description="Images per step, over all devices together.")
+    lr: float = Field(1e-4, gt=0, description="Peak rate of the task head.")
+    backbone_factor: float = Field(0.1, ge=0, description="Rate of every backbone group, as a share of lr.")
+    guidance: float = Field(0.0, ge=0, description="λ, the weight of the proxy guidance; 0 is plain training.")
+    warmup: int = Field(100, ge=1, description="Steps of quadratic warm-up.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
+    weight_decay: float = Field(5e-4, ge=0, description="Weight decay of SGD.")
+    sgd: Literal["reference", "torch"] = Field(
+        "reference", description="Whether the rate enters the momentum buffer (reference) or not."
+    )
+    precision: Literal["no", "bf16", "fp16"] = Field("no", description="Mixed precision of accelerate.")
+    threads: int = Field(0, ge=0, description="CPU threads; 0 leaves the choice to torch (not bit-exact).")
+    workers: int = Field(0, ge=0, description="Processes that decode images (data that is not cached).")
+    evaluations: int = Field(10, ge=1, description="Evaluations, evenly spaced; the last is the result.")
+    seed: int = Field(0, ge=0, description="Seed of the task head and of the order of the images.")
+
+    @model_validator(mode="after")
+    def _length(self) -> RunConfig:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of steps and epochs")
+        if self.data == "folder" and not self.source:
+            raise ValueError("data = folder needs source, a folder with one sub-folder of images per class")
+        return self
+
+    def total_steps(self, images: int) -> int:
+        """Steps of the run: ``steps``, or ``epochs · ⌊images / batch⌋`` (incomplete batches are dropped)."""
+        return self.steps if self.steps is not None else self.epochs * max(1, images // self.batch)
+
+    def to_json(self) -> str:
+        """Every field, keys sorted: equal configurations give equal strings."""
+        return json.dumps(self.model_dump(), sort_keys=True)
+
+    def identity(self) -> str:
+        """Hash (12 hex digits) of everything but the seed: runs that share it are repetitions."""
+        return hashlib.sha256(json.dumps(self.model_dump(exclude={"seed"}), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def make_config(base: dict, *overrides: dict) -> RunConfig:
+    """``base`` updated by each of ``overrides`` in turn, checked.
+
+    Raises :class:`AsgError` that names each wrong field. A new ``steps`` replaces ``epochs`` and
+    the other way round, since only one of them may stand.
+    """
+    merged = dict(base)
+    for override in overrides:
+        for mine, other in (("steps", "epochs"), ("epochs", "steps")):
+            if override.get(mine) is not None:
+                merged.pop(other, None)
+        merged.update(override)
+    try:
+        return RunConfig(**merged)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'the configuration'}: {e['msg']} (got {e['input']!r})"
+            if e["loc"]
+            else e["msg"]
+            for e in error.errors()
+        )
+        raise AsgError(
+            f"These settings are not valid — {faults}. Fields: {', '.join(RunConfig.model_fields)}."
+        ) from None

@@ -1,0 +1,52 @@
+"""Benchmarks: each module loads one as :class:`~asg.data.images.Domains`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from asg.config import RunConfig
+from asg.data import folder, mini, toy, visda
+from asg.data.images import Domains, materialise
+
+
+def data_root() -> Path:
+    """Where benchmarks and weights lie: ``$ASG_DATA``, else ``data/`` of the repository."""
+    return Path(os.environ.get("ASG_DATA", Path(__file__).parents[2] / "data"))
+
+
+def cache_root() -> Path:
+    """Where decoded images and teacher outputs are kept (safe to delete): ``data/cache``."""
+    return data_root() / "cache"
+
+
+def load_domains(config: RunConfig) -> Domains:
+    """The benchmark that ``config.data`` names, decoded once and read from a memory map."""
+    if config.data == "toy":
+        return toy.load(config.size)
+    if config.data == "mini":
+        domains = mini.load(data_root() / "mini", config.size, config.rendering)
+    elif config.data == "visda17":
+        domains = visda.load(Path(config.source or data_root() / "visda17"), config.size)
+    else:
+        domains = folder.load(Path(config.source), Path(config.target) if config.target else None, config.size)
+    kept = {
+        name: materialise(images, config.size, cache_root() / "images", f"{config.data} {name}")
+        for name in ("source", "validation", "target")
+        if (images := getattr(domains, name)) is not None
+    }
+    return replace(domains, **kept)
+
+
+def index_hash(config: RunConfig) -> str:
+    """Hash (12 hex digits) of what identifies the benchmark's files, without reading the images."""
+    if config.data == "mini":
+        listed = (mini.HERE / "mini_index.csv").read_bytes() + (mini.HERE / "mini_classes.json").read_bytes()
+        return hashlib.sha256(listed).hexdigest()[:12]
+    if config.data == "toy":
+        return "toy"
+    if config.data == "visda17":
+        return visda.load(Path(config.source or data_root() / "visda17"), config.size).fingerprint
+    return folder.load(Path(config.source), Path(config.target) if config.target else None, config.size).fingerprint

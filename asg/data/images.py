@@ -1,0 +1,169 @@
+"""A set of labelled images: decoded once, kept as bytes, read in any order."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch.utils.data import BatchSampler, Dataset
+from tqdm import tqdm
+
+from asg import AsgError
+
+UNLABELLED = -1
+
+
+@dataclass(frozen=True)
+class ImageSet(Dataset):
+    """Images that a function decodes by index, with their labels.
+
+    ``decode(i)`` gives uint8 ``(H, W, 3)``; ``labels`` is ``(N,)`` over ``classes``; ``imagenet``
+    is ``(N,)`` with the ImageNet class of each image or ``UNLABELLED``; ``names`` say which file an
+    image came from; ``fingerprint`` changes whenever a pixel or label could.
+    """
+
+    decode: Callable[[int], np.ndarray]
+    labels: torch.Tensor
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    fingerprint: str
+    imagenet: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[int, torch.Tensor, torch.Tensor]:
+        image = torch.from_numpy(np.array(self.decode(index)))  # (H, W, 3)
+        return index, image.permute(2, 0, 1), self.labels[index]  # (3, H, W)
+
+    def batch(self, indices: Sequence[int]) -> torch.Tensor:
+        """Images ``indices`` as uint8 ``(len(indices), 3, H, W)``."""
+        stacked = np.stack([self.decode(int(i)) for i in indices])  # (N, H, W, 3)
+        return torch.from_numpy(stacked).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Domains:
+    """One benchmark: train on ``source``, choose on ``validation`` (synthetic too), report on ``target``.
+
+    ``imagenet_classes`` maps each class to the ImageNet classes that mean it; None where no such
+    mapping is known.
+    """
+
+    source: ImageSet
+    validation: ImageSet
+    target: ImageSet | None
+    imagenet_classes: dict[str, list[int]] | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever one of its sets does."""
+        parts = [s.fingerprint for s in (self.source, self.validation, self.target) if s is not None]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
+
+
+def read_image(path: Path) -> Image.Image:
+    """Decode one file; a file that is no image, or a truncated one, is named in the error."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except FileNotFoundError:
+        raise AsgError(f"The image {path} is missing: restore it, or run the data script again.") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise AsgError(f"{path} cannot be decoded as an image ({error}): replace it or take it out.") from None
+
+
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """The paper's input: the shorter side resized to ``size``, then the centre ``size × size``; ``(H, W, 3)``."""
+    image = image.convert("RGB")
+    scale = size / min(image.size)
+    image = image.resize(
+        (max(size, round(image.width * scale)), max(size, round(image.height * scale))), Image.BILINEAR
+    )
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def materialise(images: ImageSet, size: int, cache: Path, what: str) -> ImageSet:
+    """Decode every image once into a memory map under ``cache`` and read from there.
+
+    The file is named by the set's fingerprint and moved into place when complete, so that an
+    interrupted pass leaves nothing half-written. Where it would not leave a tenth of the disk
+    free, images are decoded on the fly, which gives the same pixels at more time, and it says so.
+    """
+    path = cache / f"{images.fingerprint}-{size}.npy"
+    if not path.exists():
+        need = len(images) * size * size * 3
+        make_folder(cache)
+        disk = shutil.disk_usage(cache)
+        if disk.free - need < disk.total / 10:
+            tqdm.write(f"{what}: {need / 1e9:.0f} GB of decoded images do not fit; decoding on the fly.")
+            return images
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        try:
+            store = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(images), size, size, 3))
+            for i in tqdm(range(len(images)), desc=f"decoding {what}", unit="image", leave=False):
+                store[i] = images.decode(i)
+            store.flush()
+            partial.replace(path)
+        except OSError as error:
+            raise AsgError(f"Decoded images cannot be kept in {cache} ({error}): free some space.") from None
+        finally:
+            partial.unlink(missing_ok=True)
+    store = np.load(path, mmap_mode="r")
+    return ImageSet(store.__getitem__, images.labels, images.classes, images.names, images.fingerprint, images.imagenet)
+
+
+def make_folder(folder: Path) -> Path:
+    """Create ``folder``; an unwritable place is named in the error."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise AsgError(
+            f"Cannot write into {folder} ({error.strerror}): choose another folder or make it writable."
+        ) from None
+    return folder
+
+
+class StepSampler(BatchSampler):
+    """Batches of step ``start`` to ``stop``: epoch e is a permutation drawn from (seed, e).
+
+    A resumed run starts at its step and sees exactly the batches that the uninterrupted one saw.
+    The last, incomplete batch of an epoch is dropped.
+    """
+
+    drop_last = False
+
+    def __init__(self, images: int, batch: int, seed: int, start: int, stop: int) -> None:
+        if images < batch:
+            raise AsgError(f"A batch of {batch} needs as many images, and there are {images}: lower batch.")
+        self.images, self.batch_size, self.seed, self.start, self.stop = images, batch, seed, start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        per_epoch, epoch, order = self.images // self.batch_size, -1, []
+        for step in range(self.start, self.stop):
+            if step // per_epoch != epoch:
+                epoch = step // per_epoch
+                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+                order = torch.randperm(self.images, generator=generator).tolist()
+            first = (step % per_epoch) * self.batch_size
+            yield order[first : first + self.batch_size]
+
+
+def fingerprint_of(*parts: object) -> str:
+    """Hash (12 hex digits) of the ``repr`` of ``parts``."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]

@@ -1,0 +1,156 @@
+"""The embedded benchmark: rendered emoji → photographs, 12 classes.
+
+As in VisDA-17, the synthetic objects stand on plain ground and the real ones in scenes: emoji designs
+are pasted at random scale, angle and mirror onto grey; photographed objects (with their alpha masks)
+onto crops of photographs. Every image has its own random stream. The files come from
+``data_scripts/mini.py``, which checks them against the index beside this module.
+Departure 6: not a benchmark of the paper.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import skimage.data
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from asg import AsgError
+from asg.config import Rendering
+from asg.data.images import UNLABELLED, Domains, ImageSet, fingerprint_of, read_image
+
+HERE = Path(__file__).parent
+REMEDY = "run `python data_scripts/mini.py` to obtain and check the benchmark."
+
+
+DARKEST = 90  # the plain ground is grey, DARKEST … 255
+PATCHES = 5  # the soft ground is an upscaled k × k grid of random colours, k ≤ PATCHES
+SMALLEST_CROP = 100  # side of the smallest scene crop, pixels
+
+
+@cache
+def index() -> tuple[dict[str, str], ...]:
+    """Rows of the hand-checked index: domain, split, class, path, sha256, imagenet, credit."""
+    with (HERE / "mini_index.csv").open(newline="") as file:
+        return tuple(csv.DictReader(file))
+
+
+@cache
+def imagenet_classes() -> dict[str, list[int]]:
+    """Each class → the ImageNet classes that mean it (none for *plant*: ImageNet has no trees)."""
+    return json.loads((HERE / "mini_classes.json").read_text())
+
+
+def cut_out(path: Path) -> Image.Image:
+    """The object with its alpha mask, cropped to it; RGBA."""
+    image = read_image(path).convert("RGBA")
+    return image.crop(image.getchannel("A").getbbox())
+
+
+def paste(cutout: Image.Image, background: Image.Image, share: float, at: tuple[float, float]) -> np.ndarray:
+    """``cutout`` scaled to ``share`` of the square background, at ``at`` of the room left; ``(H, W, 3)``."""
+    scale = share * background.width / max(cutout.size)
+    cutout = cutout.resize((max(1, round(cutout.width * scale)), max(1, round(cutout.height * scale))), Image.LANCZOS)
+    left = int(at[0] * (background.width - cutout.width))
+    top = int(at[1] * (background.height - cutout.height))
+    background.paste(cutout, (left, top), cutout)
+    return np.asarray(background)
+
+
+@cache
+def scenes() -> tuple[Image.Image, ...]:
+    """Photographs without an object of ours: lakeside trees, dark leaves, brick, grass, gravel.
+
+    They ship inside scikit-learn and scikit-image, so nothing more needs to be obtained.
+    """
+    lake, leaves = (Image.fromarray(image) for image in load_sample_images().images)
+    grounds = (skimage.data.brick(), skimage.data.grass(), skimage.data.gravel())
+    return (
+        lake.crop((330, 0, 640, 427)),
+        leaves.crop((0, 0, 165, 427)),
+        *(Image.fromarray(ground).convert("RGB") for ground in grounds),
+    )
+
+
+def compose(photo: Image.Image, size: int, rng: np.random.Generator, how: Rendering) -> np.ndarray:
+    """A photographed object in the middle of a random scene crop (or of white), uint8 ``(size, size, 3)``.
+
+    Every pixel is photographed; that object and scene stand together is composed.
+    """
+    if how.backdrop == "white":
+        return paste(photo, Image.new("RGB", (size, size), "white"), how.photo, (0.5, 0.5))
+    scene = scenes()[int(rng.integers(len(scenes())))]
+    side = int(rng.integers(SMALLEST_CROP, min(scene.size)))
+    left, top = int(rng.integers(scene.width - side)), int(rng.integers(scene.height - side))
+    background = scene.crop((left, top, left + side, top + side)).resize((size, size), Image.BICUBIC)
+    return paste(photo, background, how.photo, (0.5, 0.5))
+
+
+def render(design: Image.Image, size: int, rng: np.random.Generator, how: Rendering) -> np.ndarray:
+    """One synthetic image, uint8 ``(size, size, 3)``, from the random stream ``rng``."""
+    if how.ground == "grey":
+        background = Image.new("RGB", (size, size), (int(rng.integers(DARKEST, 256)),) * 3)
+    else:
+        k = int(rng.integers(1, PATCHES + 1))
+        colours = rng.integers(0, 256, (k, k, 3), dtype=np.uint8)
+        background = Image.fromarray(colours).resize((size, size), Image.BICUBIC)
+    share, angle = rng.uniform(how.smallest, how.largest), rng.uniform(-how.angle, how.angle)
+    if rng.random() < 0.5:
+        design = design.transpose(Image.FLIP_LEFT_RIGHT)
+    design = design.rotate(angle, Image.BICUBIC, expand=True)
+    return paste(design.crop(design.getchannel("A").getbbox()), background, share, tuple(rng.random(2)))
+
+
+def missing_or_altered(root: Path) -> list[str]:
+    """One line for each indexed file that is missing from ``root`` or whose bytes differ."""
+    faults = []
+    for row in index():
+        path = root / row["path"]
+        if not path.exists():
+            faults.append(f"missing: {path}")
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != row["sha256"]:
+            faults.append(f"altered: {path}")
+    return faults
+
+
+def _image_set(rows: list[dict], root: Path, size: int, copies: int, how: Rendering) -> ImageSet:
+    classes = tuple(sorted(imagenet_classes()))
+    photos = rows[0]["domain"] == "real"
+    for row in rows:
+        if not (root / row["path"]).exists():
+            raise AsgError(f"The benchmark's file {root / row['path']} is missing: {REMEDY}")
+    load_design = cache(lambda k: cut_out(root / rows[k]["path"]))
+
+    def decode(i: int) -> np.ndarray:
+        k = i // copies
+        rng = np.random.default_rng((how.seed, int(rows[k]["sha256"][:8], 16), i % copies))
+        return (compose if photos else render)(load_design(k), size, rng, how)
+
+    repeated = [row for row in rows for _ in range(copies)]
+    return ImageSet(
+        decode,
+        torch.tensor([classes.index(row["class"]) for row in repeated]),
+        classes,
+        tuple(row["path"] for row in repeated),
+        fingerprint_of(
+            [(row["class"], row["sha256"], row["imagenet"]) for row in rows], copies, size, how.model_dump()
+        ),
+        torch.tensor([int(row["imagenet"] or UNLABELLED) for row in repeated]),
+    )
+
+
+def load(root: Path, size: int, how: Rendering = Rendering()) -> Domains:
+    """Source: training designs; validation: other designs of the same classes; target: the photographs."""
+    rows = {split: [r for r in index() if r["split"] == split] for split in ("train", "validation", "test")}
+    return Domains(
+        _image_set(rows["train"], root, size, how.per_design, how),
+        _image_set(rows["validation"], root, size, how.per_held_out, how),
+        _image_set(rows["test"], root, size, 1, how),
+        imagenet_classes(),
+    )

@@ -1,0 +1,154 @@
+"""What a run would take, said before it starts: no weights are needed, no image is decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode
+
+from asg import AsgError
+from asg.config import RunConfig
+from asg.data import data_root, folder, mini, toy, visda
+from asg.data.images import StepSampler
+from asg.models import Student, build, layer_groups
+from asg.trainers.classification import make_objective
+from asg.trainers.loop import evaluation_steps
+
+VISDA_RENDERS, VISDA_PHOTOS = 152_397, 55_388  # training and validation images; Peng et al. 2017 (VisDA)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What :func:`dry_run` found, for :func:`report`; bytes and seconds are estimates."""
+
+    config: RunConfig
+    images: tuple[int, int, int]  # training, held-out synthetic, photos
+    classes: int
+    counted: str  # where images and classes come from
+    groups: dict[str, int]  # trained parameters of each layer group
+    steps: int
+    evaluations: int  # with the one before the first step
+    memory: dict[str, int]  # bytes
+    disk: dict[str, int]  # bytes
+    flops: tuple[float, float]  # operations: forward of one image; forward and backward of one step
+    tflops: float  # assumed throughput, 10^12 operations per second
+    seconds: dict[str, float]
+
+
+def count(config: RunConfig, images: int | None, classes: int | None) -> tuple[tuple[int, int, int], int, str]:
+    """(training images, held-out images, photos), classes, and where they come from; decodes nothing."""
+    root = Path(config.source or data_root() / "visda17")
+    if images and classes:
+        return (images, 0, 0), classes, "as given; evaluation images are not known"
+    if config.data == "visda17" and not (root / "train" / "image_list.txt").exists():
+        held_out, known = len(range(0, VISDA_RENDERS, visda.HELD_OUT)), len(visda.CLASSES)
+        train, photos, where = VISDA_RENDERS - held_out, VISDA_PHOTOS, "as published, not on disk"
+    else:
+        d = {
+            "toy": lambda: toy.load(config.size),
+            "mini": lambda: mini.load(data_root() / "mini", config.size, config.rendering),
+            "visda17": lambda: visda.load(root, config.size),
+            "folder": lambda: folder.load(root, Path(config.target) if config.target else None, config.size),
+        }[config.data]()
+        train, held_out, photos = len(d.source), len(d.validation), len(d.target) if d.target else 0
+        known, where = len(d.source.classes), "counted in the data"
+    if images or classes:
+        where += f", the {'training images' if images else 'classes'} as given"
+    return (images or train, held_out, photos), classes or known, where
+
+
+def measure(student: Student, config: RunConfig) -> tuple[int, int, int]:
+    """(bytes saved for the backward pass, FLOPs of the forward pass, of both) of one float32 batch.
+
+    A saved storage counts once, however many tensors view it; parameters and buffers do not.
+    """
+    device, n = student.mean.device, config.batch
+    own = {t.untyped_storage()._cdata for t in (*student.parameters(), *student.buffers())}
+    saved = {}  # keeps the storages alive, so that no identity is used twice
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
+        return tensor
+
+    x = torch.zeros(n, 3, config.size, config.size, dtype=torch.uint8, device=device)
+    labels = torch.zeros(n, dtype=torch.long, device=device)
+    teacher = torch.zeros(n, student.kept_head.out_features) if config.guidance else None
+    with FlopCounterMode(display=False) as counter, saved_tensors_hooks(note, lambda tensor: tensor):
+        loss = make_objective(config, teacher)(student, torch.arange(n), x, labels)["total"]
+        forward = counter.get_total_flops()
+        loss.backward()
+    return sum(s.nbytes() for key, s in saved.items() if key not in own), forward, counter.get_total_flops()
+
+
+def dry_run(config: RunConfig, images: int | None = None, classes: int | None = None, tflops: float = 15.0) -> Plan:
+    """What ``config`` would take, at a sustained throughput of ``tflops`` 10^12 operations per second.
+
+    ``images`` (for training, without those held out) and ``classes`` replace what is counted in
+    the data; VisDA-17 has its published counts while it is not on disk. Raises :class:`AsgError`
+    for missing data, fewer images than a batch, and a size that the backbone does not take.
+    """
+    if not tflops > 0 or (images is not None and images < 1) or (classes is not None and classes < 1):
+        raise AsgError("A dry run needs at least one image and class, and tflops above 0: correct the number.")
+    (train, held_out, photos), classes, counted = count(config, images, classes)
+    steps = len(StepSampler(train, config.batch, config.seed, 0, config.total_steps(train)))
+    student = build(config.model_copy(update={"weights": "random"}), classes).to("meta")
+    groups = {name: sum(p.numel() for p in group) for name, group in layer_groups(student).items()}
+    try:
+        activations, forward, both = measure(student, config)
+    except (AssertionError, RuntimeError) as error:  # timm's and torch's complaints
+        raise AsgError(f"{config.backbone} fails at {config.size} px ({error}): change size or backbone.") from None
+    weights = sum(t.nbytes for t in (*student.parameters(), *student.buffers()))
+    trained = 4 * sum(groups.values()) if steps else 0  # float32
+    activations = activations // (1 if config.precision == "no" else 2) if steps else 0
+    evaluations, outputs = len(evaluation_steps(steps, config.evaluations)), 4 * student.kept_head.out_features
+    taught, seen = train if config.guidance else 0, held_out + photos
+    passes = seen + evaluations * (seen + photos)  # the teacher's, then each evaluation's: photos are mirrored too
+    images_kept = 0 if config.data == "toy" else train + seen
+    one, second = forward / config.batch, tflops * 1e12
+    return Plan(
+        config, (train, held_out, photos), classes, counted, groups, steps, evaluations,
+        {"weights": weights, "gradients": trained, "momentum": trained, "activations": activations},
+        {"teacher cache": taught * outputs, "evaluation cache": seen * outputs,
+         "image cache": images_kept * config.size**2 * 3, "checkpoint": weights + trained},
+        (one, float(both)), tflops,
+        {"training": steps * both / second, "teacher": taught * one / second, "evaluation": passes * one / second},
+    )  # fmt: skip
+
+
+def _rows(values: dict[str, float], units: tuple[tuple[float, str], ...]) -> list[str]:
+    rows = []
+    for name, value in {**values, "total": sum(values.values())}.items():
+        size, unit = next((u for u in units if value >= u[0]), units[-1])
+        rows.append(f"  {name:<18}{value / size:>14,.2f} {unit}")
+    return rows
+
+
+def report(plan: Plan) -> str:
+    """``plan`` as text: every number with its unit, every estimate with what it assumes."""
+    c, per_epoch = plan.config, plan.images[0] // plan.config.batch
+    rates = {name: c.lr * (1.0 if name == "head" else c.backbone_factor) for name in plan.groups}
+    sizes = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+    halved = "" if c.precision == "no" else f", halved for {c.precision}"
+    return "\n".join(
+        [
+            "resolved configuration",
+            *(f"  {name:<18}{'-' if value is None else value}" for name, value in c.model_dump().items()),
+            "  {:,} training images, {:,} held out, {:,} photos, ".format(*plan.images)
+            + f"{plan.classes} classes ({plan.counted})",
+            "\nlayer group             parameters   peak rate (a step; lr x factor)",
+            *(f"  {name:<18}{size:>14,}   {rates[name]:g}" for name, size in plan.groups.items()),
+            f"  {'total':<18}{sum(plan.groups.values()):>14,}",
+            f"\nlength: {plan.steps:,} steps of {c.batch} images, {plan.steps / per_epoch:.4g} epochs of {per_epoch:,} "
+            f"steps, {plan.evaluations} evaluations",
+            f"\nmemory of one device (no workspace; activations at batch {c.batch}, {c.size} px{halved})",
+            *_rows(plan.memory, sizes),
+            "\ndisk (the teacher cache is read into host memory; no image cache that leaves under a tenth of the disk)",
+            *_rows(plan.disk, sizes),
+            f"\ntime, assuming {plan.tflops:g} TFLOP/s sustained and no wait for data "
+            "({:.4g} GFLOP forward an image, {:.4g} GFLOP a step)".format(*(f / 1e9 for f in plan.flops)),
+            *_rows(plan.seconds, ((3600.0, "h"), (60.0, "min"), (1.0, "s"))),
+        ]
+    )

@@ -1,0 +1,139 @@
+"""The catalogue: every table and figure of the book is declared here, once.
+
+An arm is a visible dict of overrides, never a branch in the code. A profile is the base that the
+arms override; results of two profiles never meet in one table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from asg import AsgError
+from asg.config import RunConfig, make_config
+
+PROFILES: dict[str, dict] = {
+    # Generated shapes and a tiny random network, seconds a run: tests only.
+    "toy": {
+        "profile": "toy", "data": "toy", "size": 32, "backbone": "timm:test_efficientnet", "weights": "random",
+        "head_width": 16, "steps": 8, "batch": 8, "lr": 0.01, "warmup": 2, "evaluations": 2, "threads": 1,
+    },
+    # The embedded benchmark on a CPU. Its composition was decided by the experiment "setting" below, and lr
+    # by the loss of plain training on held-out *synthetic* designs; the photos had no say (data appendix).
+    "mini": {
+        "profile": "mini", "data": "mini", "size": 128, "backbone": "timm:tf_efficientnet_lite0", "weights": "lite0",
+        "steps": 400, "batch": 16, "lr": 0.01, "warmup": 40, "evaluations": 8, "threads": 1,
+    },
+    # People's own folders, by `asg train`.
+    "own": {
+        "profile": "own", "data": "folder", "size": 128, "backbone": "timm:tf_efficientnet_lite0", "weights": "lite0",
+        "steps": 200, "batch": 16, "lr": 0.01, "warmup": 20, "guidance": 0.1, "evaluations": 4,
+    },
+    # The paper's VisDA-17 settings (section 4.1) are the defaults of RunConfig.
+    "paper": {
+        "profile": "paper", "data": "visda17", "backbone": "torchvision:resnet101", "epochs": 30, "evaluations": 30,
+        "precision": "no", "workers": 8,
+    },
+}  # fmt: skip
+
+LARGE, SMALL = {"backbone_factor": 1.0}, {"backbone_factor": 0.1}
+PROXY = {"guidance": 0.1}  # the paper's λ for classification
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number read in a published table, with its source."""
+
+    value: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One table or figure: arms as overrides of a profile, seeds, and what is compared with what."""
+
+    id: str
+    question: str
+    arms: Mapping[str, Mapping]
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    metric: str = "accuracy"
+    differences: tuple[tuple[str, str], ...] = ()
+    published: Mapping[str, Published] = field(default_factory=dict)
+
+    def config(self, profile: str, arm: str, seed: int, overrides: Mapping | None = None) -> RunConfig:
+        """The run of one arm and seed; raises :class:`AsgError` that lists what there is."""
+        if profile not in PROFILES:
+            raise AsgError(f"There is no profile {profile!r}: choose from {', '.join(PROFILES)}.")
+        if arm not in self.arms:
+            raise AsgError(f"The experiment {self.id!r} has no arm {arm!r}: choose from {', '.join(self.arms)}.")
+        return make_config(PROFILES[profile], self.arms[arm], {"seed": seed}, overrides or {})
+
+
+CSG_TABLE_1 = "Chen et al. 2021 (CSG), table 1, VisDA-17, ResNet-101"
+
+EXPERIMENTS = {
+    e.id: e
+    for e in (
+        Experiment(
+            "oracle",
+            "What does the ImageNet network know about the photos, with no training at all?",
+            {"imagenet": {"steps": 0}},
+            seeds=(0,),
+            metric="kept",
+            published={"imagenet": Published(53.3, CSG_TABLE_1)},
+        ),
+        Experiment(
+            "guidance",
+            "Does proxy guidance keep what the learning rate destroys, and is it worth accuracy on photos?",
+            {
+                "large": {**LARGE},
+                "large_proxy": {**LARGE, **PROXY},
+                "small": {**SMALL},
+                "small_proxy": {**SMALL, **PROXY},
+            },
+            differences=(("large_proxy", "large"), ("small_proxy", "small"), ("small", "large")),
+            published={"small": Published(49.3, CSG_TABLE_1)},
+        ),
+        Experiment(
+            "setting",
+            "In which setting does plain synthetic training wear down what the ImageNet network knows?",
+            {
+                f"{ground}, {backdrop}{', frozen' if frozen else ''}": {
+                    "rendering": {"ground": ground, "backdrop": backdrop},
+                    "backbone_factor": 0.0 if frozen else 0.1,
+                }
+                for backdrop in ("white", "scenes")
+                for ground in ("patches", "grey")
+                for frozen in (False, True)
+            }
+            | {
+                "grey, scenes, lr .003": {**SMALL, "lr": 0.003},
+                "grey, scenes, lr .03": {**SMALL, "lr": 0.03},
+                "grey, scenes, 96 px": {**SMALL, "size": 96},
+                "grey, scenes, 160 px": {**SMALL, "size": 160},
+                "grey, scenes, 1000 steps": {**SMALL, "steps": 1000},
+            },
+            seeds=(0,),
+        ),
+        Experiment(
+            "lambda",
+            "How much guidance?",
+            {
+                "0": {**SMALL, "guidance": 0.0},
+                "0.01": {**SMALL, "guidance": 0.01},
+                "0.03": {**SMALL, "guidance": 0.03},
+                "0.1": {**SMALL, "guidance": 0.1},
+                "0.3": {**SMALL, "guidance": 0.3},
+            },
+            seeds=(0, 1, 2),
+            differences=(("0.01", "0"), ("0.03", "0"), ("0.1", "0"), ("0.3", "0")),
+        ),
+    )
+}
+
+
+def get(name: str) -> Experiment:
+    """The experiment of that name; raises :class:`AsgError` that lists the names."""
+    if name not in EXPERIMENTS:
+        raise AsgError(f"There is no experiment {name!r}: choose from {', '.join(EXPERIMENTS)}.")
+    return EXPERIMENTS[name]

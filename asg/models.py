@@ -1,0 +1,202 @@
+"""Backbones with two heads: the frozen ImageNet classifier that is kept, and the task's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import timm
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from asg import AsgError
+from asg.config import RunConfig
+from asg.data import data_root
+from asg.data.images import make_folder
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+LITE = ((127 / 255,) * 3, (128 / 255,) * 3)  # pixels are (x − 127) / 128 in the EfficientNet-Lite release
+
+
+class Student(nn.Module):
+    """``uint8 (N, 3, H, W)`` → (task logits ``(N, C)``, ImageNet logits ``(N, K)``).
+
+    The backbone and the task head (Linear → ReLU → Linear) are trained. The kept head is the
+    ImageNet classifier, frozen. BatchNorm keeps its ImageNet statistics and trains its affine
+    parameters (paper, section 4.1): the backbone stays in eval mode throughout.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        kept_head: nn.Linear,
+        classes: int,
+        head_width: int,
+        normalisation: tuple[tuple[float, ...], tuple[float, ...]],
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.kept_head = kept_head.requires_grad_(False)
+        self.task_head = nn.Sequential(
+            nn.Linear(kept_head.in_features, head_width), nn.ReLU(), nn.Linear(head_width, classes)
+        )
+        for layer in (self.task_head[0], self.task_head[2]):  # torch's default, from our own generator
+            bound = layer.in_features**-0.5
+            for parameter in (layer.weight, layer.bias):
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in normalisation)
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Student:
+        """Always eval: no statistics move and nothing is dropped, in training too."""
+        return super().train(False)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Pooled backbone features ``(N, D)`` of uint8 images ``(N, 3, H, W)``."""
+        x = (x.float() - self.mean) / self.std
+        return self.backbone(x.contiguous(memory_format=torch.channels_last))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Task logits ``(N, C)`` and ImageNet logits ``(N, K)``."""
+        features = self.features(x)  # (N, D)
+        return self.task_head(features), self.kept_head(features)
+
+    def imagenet_logits(self, x: Tensor) -> Tensor:
+        """Logits ``(N, K)`` of the backbone through the kept head."""
+        return self.kept_head(self.features(x))
+
+
+def create(library_and_name: str, pretrained: bool) -> tuple[nn.Module, tuple]:
+    """The named ImageNet network and its (mean, std), each in [0, 1]; of torchvision the V1 weights, as in the paper.
+
+    Raises :class:`AsgError` for an unknown library or name and when pretrained weights cannot be had.
+    """
+    library, _, name = library_and_name.partition(":")
+    try:
+        if library == "timm":
+            network = timm.create_model(name, pretrained=pretrained)
+            given = network.pretrained_cfg
+            return network, (tuple(given["mean"]), tuple(given["std"]))
+        if library == "torchvision":
+            network = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
+            return network, IMAGENET
+    except (RuntimeError, ValueError) as error:
+        if not pretrained or "Unknown model" in str(error):
+            raise AsgError(
+                f"There is no backbone {name!r} in {library} ({error}): see `timm.list_models()` or "
+                "`torchvision.models.list_models()`."
+            ) from None
+        raise AsgError(f"The weights of {library_and_name} cannot be had ({error}): {SUPPLY}") from None
+    except OSError as error:
+        raise AsgError(f"The weights of {library_and_name} cannot be had ({error}): {SUPPLY}") from None
+    raise AsgError(f"The backbone {library_and_name!r} names no library: write timm:NAME or torchvision:NAME.")
+
+
+SUPPLY = "download them elsewhere and give the state-dict file as `weights`."
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Load a state dict (``.safetensors``, or a ``.pth`` of tensors) strictly; say what does not fit."""
+    if not path.exists():
+        raise AsgError(f"The weights file {path} is missing: {SUPPLY}")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    except Exception as error:  # torch and safetensors raise a dozen kinds for a broken file
+        raise AsgError(f"{path} cannot be read as a state dict ({error}): obtain it again.") from None
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise AsgError(
+            f"The weights in {path} do not fit {type(network).__name__} ({first}): give "
+            "the backbone they were trained with."
+        ) from None
+
+
+def split_classifier(network: nn.Module) -> tuple[nn.Module, nn.Linear]:
+    """The network without its last linear layer, and that layer (the ImageNet classifier)."""
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise AsgError(f"{type(network).__name__} ends in no linear classifier: choose another backbone.")
+    parent, _, leaf = linear[-1].rpartition(".")
+    holder = network.get_submodule(parent)
+    classifier = getattr(holder, leaf)
+    setattr(holder, leaf, nn.Identity())
+    return network, classifier
+
+
+def build(config: RunConfig, classes: int) -> Student:
+    """The network of a run at its start: ImageNet weights, kept head, new task head from ``config.seed``."""
+    network, normalisation = create(config.backbone, pretrained=config.weights == "pretrained")
+    if config.weights == "random":
+        generator = torch.Generator().manual_seed(config.seed)
+        for parameter in network.parameters():
+            if parameter.dim() > 1:
+                nn.init.normal_(parameter, 0, (2 / parameter[0].numel()) ** 0.5, generator=generator)
+    elif config.weights == "lite0":
+        load_weights(network, data_root() / "mini" / "efficientnet_lite0.safetensors")
+        normalisation = LITE
+    elif config.weights != "pretrained":
+        load_weights(network, Path(config.weights))
+    backbone, kept_head = split_classifier(network)
+    return Student(
+        backbone, kept_head, classes, config.head_width, normalisation, torch.Generator().manual_seed(config.seed)
+    ).to(memory_format=torch.channels_last)
+
+
+def layer_groups(student: Student) -> dict[str, list[nn.Parameter]]:
+    """Trained parameters by layer group, in the order of the network; the task head is last, ``head``.
+
+    A group is a child of the backbone; a child that holds over three quarters of the parameters in
+    several parts of its own is split into them. ResNets get the paper's groups: conv1, bn1, layer1 … layer4.
+    """
+    total = sum(p.numel() for p in student.backbone.parameters())
+    groups: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in student.backbone.named_parameters():
+        child, *rest = name.split(".")
+        module = student.backbone.get_submodule(child) if rest else None
+        large = module is not None and sum(p.numel() for p in module.parameters()) > total * 3 / 4
+        if large and isinstance(module, (nn.Sequential, nn.ModuleList)) and len(module) > 1:
+            child = f"{child}.{rest[0]}"
+        groups.setdefault(child, []).append(parameter)
+    return {**groups, "head": list(student.task_head.parameters())}
+
+
+def drift(student: Student, start: dict[str, list[Tensor]]) -> dict[str, float]:
+    r"""Relative distance :math:`\|\theta - \theta_0\| / \|\theta_0\|` of each backbone group from ``start``."""
+    moved = {}
+    for name, before in start.items():
+        now = torch.cat([p.detach().flatten() for p in layer_groups(student)[name]])
+        origin = torch.cat([p.flatten() for p in before])
+        moved[name] = float((now - origin).norm() / origin.norm())
+    return moved
+
+
+def save_model(student: Student, config: RunConfig, classes: tuple[str, ...], folder: Path) -> None:
+    """Write ``model.safetensors`` (the student's state dict) and ``model.json`` (how to rebuild it)."""
+    make_folder(folder)
+    state = {k: v.contiguous() for k, v in student.state_dict().items()}
+    try:
+        save_file(state, folder / "model.safetensors")
+        described = {"config": config.model_dump(), "classes": classes, "imagenet": student.kept_head.out_features}
+        (folder / "model.json").write_text(json.dumps(described, indent=1))
+    except OSError as error:
+        raise AsgError(f"The model cannot be written to {folder} ({error}): free some space.") from None
+
+
+def load_model(folder: Path) -> tuple[Student, RunConfig, tuple[str, ...]]:
+    """The student, settings and class names that :func:`save_model` wrote."""
+    try:
+        described = json.loads((folder / "model.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise AsgError(f"{folder} holds no saved model ({error}): give a folder that `asg train` wrote.") from None
+    config = RunConfig(**described["config"])
+    classes = tuple(described["classes"])
+    student = build(config.model_copy(update={"weights": "random"}), len(classes))
+    load_weights(student, folder / "model.safetensors")
+    return student, config, classes

@@ -1,0 +1,148 @@
+"""One pure function a figure: numbers in, figure out.
+
+Sized for a phone: five inches wide, so that a ten-point letter is still legible at 390 pixels.
+Colours are Okabe and Ito's, safe for colour-blind readers; line style and marker repeat them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from asg.data.images import ImageSet
+
+WIDTH = 5.0  # inches
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+NAMES = {
+    "accuracy": "photos, task head",
+    "kept": "photos, kept ImageNet head",
+    "product": "photos, both heads",
+    "agreement": "agreement with ImageNet net",
+    "imagenet": "ImageNet top-1 on photos",
+    "validation": "held-out synthetic",
+    "train_task": "task loss (nats)",
+    "kl": "KL to ImageNet net (nats)",
+}
+SHARES = {"accuracy", "kept", "product", "agreement", "imagenet", "validation"}  # shown in per cent
+
+
+def style() -> None:
+    """Set the book's look for every figure that follows."""
+    sns.set_theme(
+        style="ticks",
+        palette=COLOURS,
+        rc={
+            "figure.dpi": 200, "savefig.dpi": 200, "figure.constrained_layout.use": True, "font.size": 10,
+            "axes.titlesize": 10, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9,
+            "legend.fontsize": 9, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
+        },
+    )  # fmt: skip
+
+
+def gallery(images: ImageSet, columns: int = 6, rows: int = 4, titles: Sequence[str] | None = None) -> Figure:
+    """Evenly spaced images of a set, each under its class (or its entry of ``titles``, one an image of the set)."""
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, WIDTH * rows / columns * 1.22))
+    chosen = np.linspace(0, len(images) - 1, rows * columns).round().astype(int)
+    for axis, index in zip(axes.flat, chosen, strict=True):
+        axis.imshow(images.decode(int(index)))
+        axis.set_title(titles[index] if titles else images.classes[int(images.labels[index])], fontsize=8, pad=2)
+        axis.axis("off")
+    return figure
+
+
+def over_training(curves: pd.DataFrame, metrics: Sequence[str]) -> Figure:
+    """Each metric against the step, one line an arm: mean over seeds, band of one standard deviation.
+
+    ``curves``: the long table of :func:`asg.analysis.curves`.
+    """
+    rows = -(-len(metrics) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(WIDTH, 1.95 * rows + 0.5), sharex=True, squeeze=False)
+    arms = list(dict.fromkeys(curves["arm"]))
+    for axis, metric in zip(axes.flat, metrics, strict=False):
+        part = curves[curves["metric"] == metric]
+        values = part.assign(value=part["value"] * (100 if metric in SHARES else 1))
+        sns.lineplot(
+            values, x="step", y="value", hue="arm", style="arm", hue_order=arms, style_order=arms, markers=True,
+            errorbar="sd", ax=axis, legend=metric == metrics[0], markersize=4,
+        )  # fmt: skip
+        axis.set(title=NAMES.get(metric, metric), ylabel="%" if metric in SHARES else "", xlabel="step")
+    for axis in axes.flat[len(metrics) :]:
+        axis.set_visible(False)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    axes.flat[0].get_legend().remove()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2)
+    return figure
+
+
+def sweep(table: pd.DataFrame, metrics: Sequence[str], xlabel: str) -> Figure:
+    """Each metric against the arms in their order: mean and 95 % interval of each :class:`~asg.analysis.Estimate`."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.4))
+    x = np.arange(len(table))
+    for k, metric in enumerate(metrics):
+        found = list(table[metric])
+        mean = 100 * np.array([e.mean for e in found])
+        half = 100 * np.nan_to_num(np.array([(e.high - e.low) / 2 for e in found]))
+        axis.errorbar(x + 0.06 * (k - len(metrics) / 2), mean, half, marker="osD^v"[k], capsize=3, label=NAMES[metric])
+    axis.set_xticks(x, list(table.index))
+    axis.set(xlabel=xlabel, ylabel="%")
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def drift(table: pd.DataFrame) -> Figure:
+    """Relative distance of each layer group from its ImageNet weights, one line an arm, log scale."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.4))
+    arms = list(dict.fromkeys(table["arm"]))
+    sns.lineplot(
+        table, x="group", y="drift", hue="arm", style="arm", hue_order=arms, style_order=arms, markers=True,
+        errorbar="sd", ax=axis,
+    )  # fmt: skip
+    axis.set(yscale="log", xlabel="layer group, input to output", ylabel="relative distance")
+    axis.tick_params(axis="x", rotation=60)
+    handles, labels = axis.get_legend_handles_labels()
+    axis.get_legend().remove()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2)
+    return figure
+
+
+def class_bars(table: pd.DataFrame) -> Figure:
+    """Accuracy of each class (rows) under each arm (columns, at most four), in per cent."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.32 * len(table) + 1.2))
+    y = np.arange(len(table))
+    for k, arm in enumerate(table):
+        axis.plot(100 * table[arm], y, "osD^"[k], label=arm, markersize=6)
+    axis.hlines(y, 100 * table.min(axis=1), 100 * table.max(axis=1), color="0.7", zorder=0)
+    axis.set_yticks(y, table.index)
+    axis.invert_yaxis()
+    axis.set(xlabel="accuracy on photos, %", xlim=(-3, 103))
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def feature_map(
+    synthetic: np.ndarray, real: np.ndarray, synthetic_labels: Sequence[str], real_labels: Sequence[str]
+) -> Figure:
+    """t-SNE of features ``(N, D)`` and ``(M, D)`` of both domains, with class names at their medians."""
+    points = PCA(50, random_state=0).fit_transform(np.concatenate([synthetic, real]))
+    points = TSNE(random_state=0, init="pca", perplexity=30).fit_transform(points)
+    figure, axis = plt.subplots(figsize=(WIDTH, WIDTH))
+    parts = (
+        (slice(0, len(synthetic)), synthetic_labels, "o", "synthetic"),
+        (slice(len(synthetic), None), real_labels, "^", "photos"),
+    )
+    for (where, labels, marker, name), colour in zip(parts, COLOURS, strict=False):
+        axis.scatter(*points[where].T, s=12, marker=marker, color=colour, label=name, alpha=0.6, linewidths=0)
+        for label in sorted(set(labels)):
+            at = np.median(points[where][np.array(labels) == label], axis=0)
+            axis.text(*at, label, color=colour, fontsize=8, ha="center", weight="bold",
+                      bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5})  # fmt: skip
+    axis.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
+    figure.legend(loc="outside upper center", ncols=2)
+    return figure

@@ -1,0 +1,150 @@
+"""Results that outlive their run: what identifies them, where they lie, how they are written."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from asg import AsgError
+from asg.config import RunConfig
+from asg.data import index_hash
+from asg.data.images import make_folder
+
+FORMAT = 1  # raise when a record's fields change meaning
+REPOSITORY = Path(__file__).parents[1]
+RECIPE = ("config.py", "data", "models.py", "losses.py", "metrics.py", "controllers.py", "trainers")
+
+
+def results_root() -> Path:
+    """Where records lie: ``$ASG_RESULTS``, else ``results/`` of the repository."""
+    return Path(os.environ.get("ASG_RESULTS", REPOSITORY / "results"))
+
+
+def runs_root() -> Path:
+    """Where runs keep their checkpoints: ``$ASG_RUNS``, else ``runs/`` of the repository."""
+    return Path(os.environ.get("ASG_RUNS", REPOSITORY / "runs"))
+
+
+class _Bare(ast.NodeTransformer):
+    """Takes docstrings out of a syntax tree, so that wording does not outdate results."""
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+                node.body = body[1:] or [ast.Pass()]
+        return self.generic_visit(node)
+
+
+@cache
+def recipe_hash(package: Path = Path(__file__).parent) -> str:
+    """Hash (12 hex digits) of the code on the training path, without comments, docstrings and layout.
+
+    Taken once a process: code that is edited while a run goes on did not make that run.
+    """
+    digest = hashlib.sha256()
+    for part in RECIPE:
+        path = package / part
+        for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
+            digest.update(ast.unparse(_Bare().visit(ast.parse(file.read_text()))).encode())
+    return digest.hexdigest()[:12]
+
+
+def run_key(config: RunConfig) -> str:
+    """Hash (12 hex digits) of configuration without seed, data index and recipe: what makes a result."""
+    parts = (config.identity(), index_hash(config), recipe_hash())
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
+
+
+def records_path(config: RunConfig) -> Path:
+    """The file that holds the records of ``config`` for all seeds."""
+    return results_root() / config.profile / f"{run_key(config)}.jsonl"
+
+
+def read(path: Path) -> list[dict]:
+    """Every record of one file; an older format and a broken line are named in the error."""
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise AsgError(f"{path}, line {number} is no record ({error}): remove the line and run it again.") from None
+        if record.get("format") != FORMAT:
+            raise AsgError(
+                f"{path}, line {number} has record format {record.get('format')}, this version reads {FORMAT}: "
+                "remove the file and run `asg reproduce`."
+            )
+        records.append(record)
+    return records
+
+
+def find(config: RunConfig) -> dict | None:
+    """The record of this configuration and seed, if there is one."""
+    return next((r for r in read(records_path(config)) if r["seed"] == config.seed), None)
+
+
+def append(config: RunConfig, record: dict) -> None:
+    """Add (or replace) one seed's record; the file is complete at every moment, also with several writers."""
+    path = records_path(config)
+    make_folder(path.parent)
+    with FileLock(str(path.with_suffix(".lock"))):
+        kept = [r for r in read(path) if r["seed"] != config.seed]
+        rows = sorted([*kept, record], key=lambda r: r["seed"])
+        write_text(path, "".join(json.dumps(r, sort_keys=True) + "\n" for r in rows))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``path`` atomically: the old content or the new, never a part."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise AsgError(
+            f"{path} cannot be written ({error.strerror}): free some space or choose another folder."
+        ) from None
+
+
+@contextmanager
+def run_folder(config: RunConfig) -> Iterator[Path]:
+    """The folder of one run, held by this process alone."""
+    folder = make_folder(runs_root() / run_key(config) / str(config.seed))
+    with lock(folder):
+        yield folder
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` for this process; another one is told at once."""
+    try:
+        with FileLock(str(folder / "lock"), timeout=0):
+            yield
+    except Timeout:
+        raise AsgError(f"Another process is training the run in {folder}: wait for it, or stop it.") from None
+
+
+def provenance() -> dict:
+    """Versions, platform and commit, for the record."""
+    commit = subprocess.run(
+        ["git", "-C", str(REPOSITORY), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    packages = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
+    return {
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "commit": commit or None,
+    }

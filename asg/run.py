@@ -1,0 +1,46 @@
+"""From a configuration to its record: train once, keep the result, never twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from asg import records
+from asg.config import RunConfig
+from asg.data import index_hash
+from asg.trainers.classification import train
+
+
+def run(
+    config: RunConfig,
+    fresh: bool = False,
+    device: str | None = None,
+    on_evaluation: Callable[[dict], None] = lambda evaluation: None,
+) -> dict:
+    """The record of ``config``: read if it exists, else trained (or resumed) and written.
+
+    ``fresh`` trains from the start and returns the result without touching the kept records, so
+    that it can be compared with them. The record is the last thing that a run writes.
+    """
+    if not fresh and (kept := records.find(config)):
+        return kept
+    with records.run_folder(config) as folder:
+        checkpoint = folder / "checkpoint.pt"
+        if fresh:
+            checkpoint.unlink(missing_ok=True)
+        result, _ = train(config, folder, device, on_evaluation)
+        record = {
+            "format": records.FORMAT,
+            "key": records.run_key(config),
+            "seed": config.seed,
+            "config": config.model_dump(),
+            "index": index_hash(config),
+            "recipe": records.recipe_hash(),
+            **result,
+            **records.provenance(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        if not fresh:
+            records.append(config, record)
+        checkpoint.unlink(missing_ok=True)
+    return record

@@ -1,0 +1,1 @@
+"""Trainers: one loop, and what each task puts on top of it."""

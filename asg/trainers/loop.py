@@ -1,0 +1,164 @@
+"""The one training loop: steps, layer-wise rates, evaluations, checkpoints.
+
+It knows nothing of the task. A task gives the network, its layer groups, an objective for one batch
+and an evaluation.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from asg import AsgError
+from asg.config import RunConfig
+from asg.controllers import Controller
+from asg.data.images import ImageSet, StepSampler
+from asg.trainers.optimiser import ReferenceSGD
+
+CHECK = 10  # steps between two looks at the loss: each look waits for the device
+CHECKPOINT_SECONDS = 120.0  # at most this much work is lost to an interruption
+
+
+@dataclass
+class Progress:
+    """What a checkpoint keeps besides weights and momentum."""
+
+    step: int = 0
+    evaluations: list[dict] = field(default_factory=list)
+    seconds: float = 0.0
+    window: dict[str, float] = field(default_factory=dict)  # sums of the losses since the last evaluation
+    window_steps: int = 0
+
+
+def make_accelerator(config: RunConfig, device: str | None) -> Accelerator:
+    """accelerate's view of ``device`` (None: the best there is); the batch is split over devices."""
+    return Accelerator(
+        cpu=device == "cpu",
+        mixed_precision=config.precision,
+        dataloader_config=DataLoaderConfiguration(split_batches=True, dispatch_batches=False, even_batches=False),
+    )
+
+
+def make_optimiser(config: RunConfig, groups: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
+    """SGD with one parameter group a layer group, in the variant that ``config.sgd`` names."""
+    parameters = [{"params": group, "name": name} for name, group in groups.items()]
+    kind = {"reference": ReferenceSGD, "torch": torch.optim.SGD}[config.sgd]
+    return kind(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def evaluation_steps(total: int, count: int) -> set[int]:
+    """Step 0, then ``count`` evenly spaced steps; the last is ``total``."""
+    return {0, *(math.ceil(total * k / count) for k in range(1, count + 1))}
+
+
+def save_checkpoint(
+    path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, at: Progress, scaler: object
+) -> None:
+    """Write the whole state to ``path`` at once; a full disk leaves the former checkpoint as it was."""
+    partial = path.with_suffix(".partial")
+    state = {
+        "network": network.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "progress": vars(at),
+        "scaler": scaler.state_dict() if scaler is not None else None,
+    }
+    try:
+        torch.save(state, partial)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        partial.unlink(missing_ok=True)
+        raise AsgError(
+            f"The checkpoint {path} cannot be written ({str(error).splitlines()[0]}): free some space and run the "
+            "same command again; it goes on from the last checkpoint."
+        ) from None
+
+
+def fit(
+    config: RunConfig,
+    network: nn.Module,
+    groups: dict[str, list[nn.Parameter]],
+    images: ImageSet,
+    objective: Callable[[nn.Module, Tensor, Tensor, Tensor], dict[str, Tensor]],
+    evaluate: Callable[[nn.Module], dict],
+    controller: Controller,
+    folder: Path,
+    accelerator: Accelerator,
+    on_evaluation: Callable[[dict], None] = lambda evaluation: None,
+) -> Progress:
+    """Train ``network`` in place and return its evaluations, going on from ``folder``'s checkpoint if any.
+
+    ``objective(network, indices, x, labels)`` gives named losses, of which ``total`` is minimised.
+    The controller sets the rate of each layer group before each step. Raises :class:`AsgError` when
+    the loss is no longer finite; the last good checkpoint stays.
+    """
+    total = config.total_steps(len(images))
+    optimiser, at, path = make_optimiser(config, groups), Progress(), folder / "checkpoint.pt"
+    network.to(accelerator.device)
+    if path.exists():
+        saved = torch.load(path, map_location=accelerator.device, weights_only=True)
+        network.load_state_dict(saved["network"])
+        optimiser.load_state_dict(saved["optimiser"])
+        at = Progress(**saved["progress"])
+    sampler = StepSampler(len(images), config.batch, config.seed, at.step, total)
+    loader = DataLoader(images, batch_sampler=sampler, num_workers=config.workers)
+    network, optimiser, loader = accelerator.prepare(network, optimiser, loader)
+    bare = accelerator.unwrap_model(network)
+    if path.exists() and saved["scaler"] is not None and accelerator.scaler is not None:
+        accelerator.scaler.load_state_dict(saved["scaler"])
+
+    when = evaluation_steps(total, config.evaluations)
+    sums: dict[str, Tensor] = {k: torch.tensor(v, device=accelerator.device) for k, v in at.window.items()}
+    began, saved_at = time.monotonic() - at.seconds, time.monotonic()
+
+    def look(checkpoint: bool) -> None:
+        nonlocal saved_at
+        at.window = {k: float(v) for k, v in sums.items()}
+        if not all(map(math.isfinite, at.window.values())):
+            raise AsgError(
+                f"The loss is no longer finite by step {at.step}: lower lr ({config.lr:g}) or guidance "
+                f"({config.guidance:g}), or lengthen warmup ({config.warmup}). The last checkpoint is in {folder}."
+            )
+        at.seconds = time.monotonic() - began
+        if checkpoint and accelerator.is_main_process:
+            save_checkpoint(path, bare, optimiser, at, accelerator.scaler)
+            saved_at = time.monotonic()
+
+    def take_stock() -> None:
+        look(checkpoint=False)
+        means = {k: v / at.window_steps for k, v in at.window.items()}
+        at.evaluations.append({"step": at.step, **{f"train_{k}": v for k, v in means.items()}, **evaluate(bare)})
+        sums.clear()
+        at.window_steps = 0
+        look(checkpoint=True)
+        on_evaluation(at.evaluations[-1])
+
+    if not at.evaluations:
+        take_stock()
+    quiet = {} if accelerator.is_main_process else {"disable": True}  # else $TQDM_DISABLE decides
+    bar = tqdm(loader, initial=at.step, total=total, unit="step", leave=False, **quiet)
+    for indices, x, labels in bar:
+        for group, rate in zip(optimiser.param_groups, controller.rates(at.step).values(), strict=True):
+            group["lr"] = rate
+        losses = objective(network, indices, x, labels)
+        optimiser.zero_grad()
+        accelerator.backward(losses["total"])
+        optimiser.step()
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0.0) + value.detach()
+        at.step += 1
+        at.window_steps += 1
+        if at.step in when:
+            take_stock()
+            bar.set_postfix({k: f"{v:.3f}" for k, v in at.evaluations[-1].items() if k in ("train_task", "accuracy")})
+        elif at.step % CHECK == 0:
+            look(checkpoint=time.monotonic() - saved_at > CHECKPOINT_SECONDS)
+    return at
