@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from asg.config import RunConfig
-from asg.data.images import ImageSet
+from asg.data.images import ImageSet, fingerprint_of
 from asg.metrics import forward_all
 from asg.models import build
 
@@ -109,6 +109,19 @@ def report(result: dict, config: RunConfig) -> str:
         f"λ = {config.guidance:g}, seed {config.seed}; {result['seconds']:.0f} s on {result['device']}. "
         f"Result: the last iterate.\n\n| | before | after |\n|---|---|---|\n{rows}\n"
         + (f"\n| target class | accuracy |\n|---|---|\n{classes}\n" if classes else "")
+    )
+
+
+def subset(images: ImageSet, indices: Sequence[int]) -> ImageSet:
+    """The images ``indices`` of a set, in that order."""
+    chosen = list(indices)
+    return replace(
+        images,
+        decode=lambda i: images.decode(chosen[i]),
+        labels=images.labels[chosen],
+        names=tuple(images.names[i] for i in chosen),
+        imagenet=None if images.imagenet is None else images.imagenet[chosen],
+        fingerprint=fingerprint_of(images.fingerprint, chosen),
     )
 
 

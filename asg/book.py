@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,14 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import HTML as HTMLText
 from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from asg import AsgError, analysis, plots, records
 from asg.config import RunConfig
-from asg.experiments import Experiment, get
+from asg.experiments import EXPERIMENTS, Experiment, get
 from asg.run import run
 
 BOOK = records.REPOSITORY / "book"
@@ -131,7 +131,8 @@ class Bound:
         kind = "trained in this chapter" if self.fresh else f"made by `{command}`"
         return Markdown(
             f"<small>Profile {self.profile}; seeds {', '.join(map(str, self.seeds))}; last iterate; mean ± standard "
-            f"deviation, 95 % t intervals of paired differences; {kind} at commit {commits}; keys: {keys}.{gaps}</small>"
+            f"deviation, 95 % t intervals of paired differences; {kind} at commit {commits}; keys: {keys}."
+            f"{gaps}</small>"
         )
 
 
@@ -207,10 +208,66 @@ def figure(drawn: Figure) -> Figure:
     return drawn
 
 
-def status() -> HTMLText:
-    """Versions, hardware and the time that each chapter took in this build."""
-    rows = {"platform": records.provenance()["platform"], **records.provenance()["versions"]}
-    return HTMLText(pd.Series(rows, name="version").to_frame().to_html(escape=True))
+def listed(sentences: Sequence[Markdown]) -> Markdown:
+    """Several findings as one list."""
+    return Markdown("\n".join(f"- {s.data}" for s in sentences))
+
+
+def trials(bound: Bound) -> pd.DataFrame:
+    """Plain training in each setting: what it reaches, what the ImageNet network knew, what it left unreached."""
+    rows = {}
+    for arm, found in bound.arms.items():
+        start, end = (found[0]["evaluations"][0], found[0]["final"]) if found else ({}, {})
+        rows[arm] = {
+            "ImageNet network": start.get("kept"),
+            "trained, last": end.get("accuracy"),
+            "trained, best": found[0]["best_on_target"]["accuracy"] if found else None,
+            "left unreached": start["kept"] - end["accuracy"] if found else None,
+            "kept head, last": end.get("kept"),
+            "agreement, last": end.get("agreement"),
+        }
+    table = pd.DataFrame(rows).T.map(lambda share: "—" if share is None else f"{100 * share:.1f}")
+    table["validation loss"] = [f"{f[0]['final']['validation_loss']:.2f}" if f else "—" for f in bound.arms.values()]
+    return table
+
+
+def status() -> Styler:
+    """Versions and platform that this page was executed with."""
+    here = records.provenance()
+    return styled(pd.DataFrame({"version": {"platform": here["platform"], **here["versions"]}}))
+
+
+def chapter_times() -> pd.DataFrame:
+    """Seconds that each chapter took when it was last executed; this page itself is still running."""
+    stamps = {
+        path.stem: json.loads(path.read_text())["seconds"] for path in sorted((STAGED / "chapters").glob("*.json"))
+    }
+    return pd.DataFrame({"seconds": {name: f"{seconds:.0f}" for name, seconds in stamps.items()}})
+
+
+def run_times(profile: str) -> pd.DataFrame:
+    """Number of records, median seconds, greatest memory and hardware of each experiment's runs."""
+    rows = {}
+    for name in EXPERIMENTS:
+        found = [r for runs in bind(name, profile).arms.values() for r in runs]
+        if found:
+            rows[name] = {
+                "runs": len(found),
+                "median seconds": f"{pd.Series([r['seconds'] for r in found]).median():.0f}",
+                "peak memory, MB": max(r["peak_memory_mb"] for r in found),
+                "device": ", ".join(sorted({f"{r['platform']} {r['device']}" for r in found})),
+            }
+    return pd.DataFrame(rows).T
+
+
+def benchmarks() -> pd.DataFrame:
+    """Ratios that ``benchmarks/step.py`` measured, with their setting."""
+    path = records.results_root() / "benchmarks.json"
+    if not path.exists():
+        raise AsgError(f"{path} is missing: run `python benchmarks/step.py`.")
+    measured = json.loads(path.read_text())
+    rows = {name: f"{ratio:.2f}" for name, ratio in measured["ratios"].items()}
+    return pd.DataFrame({f"ratio ({measured['setting']}; {measured['date']})": rows})
 
 
 def chapters() -> list[Path]:
@@ -267,8 +324,6 @@ def execute(notebook: Path) -> float:
 
 def build() -> Path:
     """Execute what changed, build the HTML where anything changed, and return its first page."""
-    import os
-
     os.environ["TQDM_DISABLE"] = "1"
     for source in sorted(BOOK.rglob("*")):
         relative = source.relative_to(BOOK)

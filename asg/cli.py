@@ -73,13 +73,10 @@ def run(
                 print(dryrun.report(dryrun.dry_run(config, tflops=tflops)))
                 break
             record = run_once(config, fresh, device)
-            print(
-                f"{experiment} {name} seed {number}: {describe(record['final'])}  (step {record['steps']}, key {record['key']})"
-            )
+            print(f"{experiment} {name} seed {number}: {describe(record['final'])}  (key {record['key']})")
             if fresh and (kept := records.find(config)):
-                print(
-                    f"  kept record:  {describe(kept['final'])}  identical: {kept['evaluations'] == record['evaluations']}"
-                )
+                same = kept["evaluations"] == record["evaluations"]
+                print(f"  kept record: {describe(kept['final'])}  identical: {same}")
 
 
 @app.command()

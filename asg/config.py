@@ -26,6 +26,12 @@ class Rendering(BaseModel):
     backdrop: Literal["scenes", "white"] = Field("scenes", description="Behind photographs: scene crops or white.")
     photo: float = Field(0.9, gt=0, le=1, description="Longer side of a photographed object.")
 
+    @model_validator(mode="after")
+    def _range(self) -> Rendering:
+        if self.smallest > self.largest:
+            raise ValueError("smallest must not be above largest")
+        return self
+
 
 class RunConfig(BaseModel):
     """Settings of one training run (JSON round trip: ``RunConfig(**json.loads(c.to_json())) == c``).

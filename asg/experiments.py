@@ -18,8 +18,8 @@ PROFILES: dict[str, dict] = {
         "profile": "toy", "data": "toy", "size": 32, "backbone": "timm:test_efficientnet", "weights": "random",
         "head_width": 16, "steps": 8, "batch": 8, "lr": 0.01, "warmup": 2, "evaluations": 2, "threads": 1,
     },
-    # The embedded benchmark on a CPU. Its composition was decided by the experiment "setting" below, and lr
-    # by the loss of plain training on held-out *synthetic* designs; the photos had no say (data appendix).
+    # The embedded benchmark on a CPU. Its composition was decided by the experiment "setting" below, by
+    # what happens to plain training. lr is that of the first trials, fixed before and not tuned (data appendix).
     "mini": {
         "profile": "mini", "data": "mini", "size": 128, "backbone": "timm:tf_efficientnet_lite0", "weights": "lite0",
         "steps": 400, "batch": 16, "lr": 0.01, "warmup": 40, "evaluations": 8, "threads": 1,
@@ -110,8 +110,6 @@ EXPERIMENTS = {
                 "grey, scenes, lr .003": {**SMALL, "lr": 0.003},
                 "grey, scenes, lr .03": {**SMALL, "lr": 0.03},
                 "grey, scenes, 96 px": {**SMALL, "size": 96},
-                "grey, scenes, 160 px": {**SMALL, "size": 160},
-                "grey, scenes, 1000 steps": {**SMALL, "steps": 1000},
             },
             seeds=(0,),
         ),
@@ -120,13 +118,12 @@ EXPERIMENTS = {
             "How much guidance?",
             {
                 "0": {**SMALL, "guidance": 0.0},
-                "0.01": {**SMALL, "guidance": 0.01},
                 "0.03": {**SMALL, "guidance": 0.03},
                 "0.1": {**SMALL, "guidance": 0.1},
                 "0.3": {**SMALL, "guidance": 0.3},
             },
             seeds=(0, 1, 2),
-            differences=(("0.01", "0"), ("0.03", "0"), ("0.1", "0"), ("0.3", "0")),
+            differences=(("0.03", "0"), ("0.1", "0"), ("0.3", "0")),
         ),
     )
 }

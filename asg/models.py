@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from asg import AsgError
 from asg.config import RunConfig
-from asg.data import data_root
+from asg.data import data_root, mini
 from asg.data.images import make_folder
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -81,18 +81,22 @@ def create(library_and_name: str, pretrained: bool) -> tuple[nn.Module, tuple]:
         if library == "timm":
             network = timm.create_model(name, pretrained=pretrained)
             given = network.pretrained_cfg
+            if isinstance(given.get("classifier"), tuple):
+                raise AsgError(
+                    f"The backbone {name} has several classifiers: choose one with a single linear classifier."
+                )
             return network, (tuple(given["mean"]), tuple(given["std"]))
         if library == "torchvision":
             network = torchvision.models.get_model(name, weights="IMAGENET1K_V1" if pretrained else None)
             return network, IMAGENET
-    except (RuntimeError, ValueError) as error:
+    except AsgError:
+        raise
+    except Exception as error:  # the libraries and their download clients raise a dozen kinds
         if not pretrained or "Unknown model" in str(error):
             raise AsgError(
                 f"There is no backbone {name!r} in {library} ({error}): see `timm.list_models()` or "
                 "`torchvision.models.list_models()`."
             ) from None
-        raise AsgError(f"The weights of {library_and_name} cannot be had ({error}): {SUPPLY}") from None
-    except OSError as error:
         raise AsgError(f"The weights of {library_and_name} cannot be had ({error}): {SUPPLY}") from None
     raise AsgError(f"The backbone {library_and_name!r} names no library: write timm:NAME or torchvision:NAME.")
 
@@ -107,15 +111,20 @@ def load_weights(network: nn.Module, path: Path) -> None:
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
     except Exception as error:  # torch and safetensors raise a dozen kinds for a broken file
-        raise AsgError(f"{path} cannot be read as a state dict ({error}): obtain it again.") from None
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise AsgError(
-            f"The weights in {path} do not fit {type(network).__name__} ({first}): give "
-            "the backbone they were trained with."
+            f"{path} cannot be read as a state dict of tensors ({type(error).__name__}): obtain it again."
         ) from None
+    if not isinstance(state, dict):
+        raise AsgError(f"{path} holds a {type(state).__name__}, not a state dict: save `network.state_dict()`.")
+    own = network.state_dict()
+    missing, unknown = [n for n in own if n not in state], [n for n in state if n not in own]
+    other = [n for n in own if n in state and getattr(state[n], "shape", None) != own[n].shape]
+    if wrong := [*missing, *unknown, *other]:
+        raise AsgError(
+            f"The weights in {path} do not fit {type(network).__name__} ({len(missing)} missing, {len(unknown)} "
+            f"unknown, {len(other)} of another shape; first {wrong[0]}): give the backbone they were trained with."
+        )
+    network.load_state_dict(state)
 
 
 def split_classifier(network: nn.Module) -> tuple[nn.Module, nn.Linear]:
@@ -138,8 +147,14 @@ def build(config: RunConfig, classes: int) -> Student:
         for parameter in network.parameters():
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, 0, (2 / parameter[0].numel()) ** 0.5, generator=generator)
+        for module in network.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+                nn.init.zeros_(module.bias)  # the libraries draw some of these from the global generator
     elif config.weights == "lite0":
-        load_weights(network, data_root() / "mini" / "efficientnet_lite0.safetensors")
+        path = data_root() / "mini" / "efficientnet_lite0.safetensors"
+        if not path.exists():
+            raise AsgError(f"The weights file {path} is missing: {mini.REMEDY}")
+        load_weights(network, path)
         normalisation = LITE
     elif config.weights != "pretrained":
         load_weights(network, Path(config.weights))
@@ -152,7 +167,7 @@ def build(config: RunConfig, classes: int) -> Student:
 def layer_groups(student: Student) -> dict[str, list[nn.Parameter]]:
     """Trained parameters by layer group, in the order of the network; the task head is last, ``head``.
 
-    A group is a child of the backbone; a child that holds over three quarters of the parameters in
+    A group is a child of the backbone; a child that holds over four fifths of the parameters in
     several parts of its own is split into them. ResNets get the paper's groups: conv1, bn1, layer1 … layer4.
     """
     total = sum(p.numel() for p in student.backbone.parameters())
@@ -160,18 +175,20 @@ def layer_groups(student: Student) -> dict[str, list[nn.Parameter]]:
     for name, parameter in student.backbone.named_parameters():
         child, *rest = name.split(".")
         module = student.backbone.get_submodule(child) if rest else None
-        large = module is not None and sum(p.numel() for p in module.parameters()) > total * 3 / 4
+        large = module is not None and sum(p.numel() for p in module.parameters()) > total * 4 / 5
         if large and isinstance(module, (nn.Sequential, nn.ModuleList)) and len(module) > 1:
             child = f"{child}.{rest[0]}"
-        groups.setdefault(child, []).append(parameter)
+        # timm calls what is left around the classifier "head" too (ConvNeXt: a LayerNorm)
+        groups.setdefault("backbone_head" if child == "head" else child, []).append(parameter)
     return {**groups, "head": list(student.task_head.parameters())}
 
 
 def drift(student: Student, start: dict[str, list[Tensor]]) -> dict[str, float]:
     r"""Relative distance :math:`\|\theta - \theta_0\| / \|\theta_0\|` of each backbone group from ``start``."""
     moved = {}
+    groups = layer_groups(student)
     for name, before in start.items():
-        now = torch.cat([p.detach().flatten() for p in layer_groups(student)[name]])
+        now = torch.cat([p.detach().flatten() for p in groups[name]])
         origin = torch.cat([p.flatten() for p in before])
         moved[name] = float((now - origin).norm() / origin.norm())
     return moved
@@ -193,10 +210,9 @@ def load_model(folder: Path) -> tuple[Student, RunConfig, tuple[str, ...]]:
     """The student, settings and class names that :func:`save_model` wrote."""
     try:
         described = json.loads((folder / "model.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        config, classes = RunConfig(**described["config"]), tuple(described["classes"])
+    except (OSError, KeyError, TypeError, ValueError) as error:  # ValueError: no JSON, or settings that are not valid
         raise AsgError(f"{folder} holds no saved model ({error}): give a folder that `asg train` wrote.") from None
-    config = RunConfig(**described["config"])
-    classes = tuple(described["classes"])
     student = build(config.model_copy(update={"weights": "random"}), len(classes))
     load_weights(student, folder / "model.safetensors")
     return student, config, classes

@@ -6,12 +6,14 @@ Colours are Okabe and Ito's, safe for colour-blind readers; line style and marke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -40,7 +42,7 @@ def style() -> None:
         palette=COLOURS,
         rc={
             "figure.dpi": 200, "savefig.dpi": 200, "figure.constrained_layout.use": True, "font.size": 10,
-            "axes.titlesize": 10, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9,
+            "axes.titlesize": 9, "axes.labelsize": 10, "xtick.labelsize": 9, "ytick.labelsize": 9,
             "legend.fontsize": 9, "legend.frameon": False, "axes.spines.top": False, "axes.spines.right": False,
         },
     )  # fmt: skip
@@ -70,15 +72,25 @@ def over_training(curves: pd.DataFrame, metrics: Sequence[str]) -> Figure:
         values = part.assign(value=part["value"] * (100 if metric in SHARES else 1))
         sns.lineplot(
             values, x="step", y="value", hue="arm", style="arm", hue_order=arms, style_order=arms, markers=True,
-            errorbar="sd", ax=axis, legend=metric == metrics[0], markersize=4,
+            errorbar="sd", ax=axis, markersize=4,
         )  # fmt: skip
         axis.set(title=NAMES.get(metric, metric), ylabel="%" if metric in SHARES else "", xlabel="step")
     for axis in axes.flat[len(metrics) :]:
         axis.set_visible(False)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    axes.flat[0].get_legend().remove()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2)
+    one_legend(figure, axes.flat)
     return figure
+
+
+def one_legend(figure: Figure, axes: Iterable[Axes]) -> None:
+    """Move the legends of ``axes`` above the figure, once; none for a single line."""
+    entries: dict[str, Artist] = {}
+    for axis in axes:
+        handles, labels = axis.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+        if axis.get_legend():
+            axis.get_legend().remove()
+    if len(entries) > 1:
+        figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=2)
 
 
 def sweep(table: pd.DataFrame, metrics: Sequence[str], xlabel: str) -> Figure:
@@ -92,7 +104,7 @@ def sweep(table: pd.DataFrame, metrics: Sequence[str], xlabel: str) -> Figure:
         axis.errorbar(x + 0.06 * (k - len(metrics) / 2), mean, half, marker="osD^v"[k], capsize=3, label=NAMES[metric])
     axis.set_xticks(x, list(table.index))
     axis.set(xlabel=xlabel, ylabel="%")
-    figure.legend(loc="outside upper center", ncols=2)
+    one_legend(figure, [axis])
     return figure
 
 
@@ -106,9 +118,7 @@ def drift(table: pd.DataFrame) -> Figure:
     )  # fmt: skip
     axis.set(yscale="log", xlabel="layer group, input to output", ylabel="relative distance")
     axis.tick_params(axis="x", rotation=60)
-    handles, labels = axis.get_legend_handles_labels()
-    axis.get_legend().remove()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2)
+    one_legend(figure, [axis])
     return figure
 
 
@@ -122,7 +132,7 @@ def class_bars(table: pd.DataFrame) -> Figure:
     axis.set_yticks(y, table.index)
     axis.invert_yaxis()
     axis.set(xlabel="accuracy on photos, %", xlim=(-3, 103))
-    figure.legend(loc="outside upper center", ncols=2)
+    one_legend(figure, [axis])
     return figure
 
 
@@ -144,5 +154,5 @@ def feature_map(
             axis.text(*at, label, color=colour, fontsize=8, ha="center", weight="bold",
                       bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5})  # fmt: skip
     axis.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
-    figure.legend(loc="outside upper center", ncols=2)
+    one_legend(figure, [axis])
     return figure

@@ -23,7 +23,17 @@ from asg.data.images import make_folder
 
 FORMAT = 1  # raise when a record's fields change meaning
 REPOSITORY = Path(__file__).parents[1]
-RECIPE = ("config.py", "data", "models.py", "losses.py", "metrics.py", "controllers.py", "trainers")
+RECIPE = (
+    "config.py",
+    "data/__init__.py",
+    "data/images.py",
+    "models.py",
+    "losses.py",
+    "metrics.py",
+    "controllers.py",
+    "trainers",
+)
+READERS = {"toy": "data/toy.py", "mini": "data/mini.py", "visda17": "data/visda.py", "folder": "data/folder.py"}
 
 
 def results_root() -> Path:
@@ -48,13 +58,14 @@ class _Bare(ast.NodeTransformer):
 
 
 @cache
-def recipe_hash(package: Path = Path(__file__).parent) -> str:
-    """Hash (12 hex digits) of the code on the training path, without comments, docstrings and layout.
+def recipe_hash(data: str, package: Path = Path(__file__).parent) -> str:
+    """Hash (12 hex digits) of the code on the training path of benchmark ``data``.
 
-    Taken once a process: code that is edited while a run goes on did not make that run.
+    Comments, docstrings and layout do not count, nor do the readers of other benchmarks. Taken
+    once a process: code that is edited while a run goes on did not make that run.
     """
     digest = hashlib.sha256()
-    for part in RECIPE:
+    for part in (*RECIPE, READERS[data]):
         path = package / part
         for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
             digest.update(ast.unparse(_Bare().visit(ast.parse(file.read_text()))).encode())
@@ -63,7 +74,7 @@ def recipe_hash(package: Path = Path(__file__).parent) -> str:
 
 def run_key(config: RunConfig) -> str:
     """Hash (12 hex digits) of configuration without seed, data index and recipe: what makes a result."""
-    parts = (config.identity(), index_hash(config), recipe_hash())
+    parts = (config.identity(), index_hash(config), recipe_hash(config.data))
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
 
 
@@ -82,6 +93,8 @@ def read(path: Path) -> list[dict]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise AsgError(f"{path}, line {number} is no record ({error}): remove the line and run it again.") from None
+        if not isinstance(record, dict):
+            raise AsgError(f"{path}, line {number} is no record: remove the line and run it again.")
         if record.get("format") != FORMAT:
             raise AsgError(
                 f"{path}, line {number} has record format {record.get('format')}, this version reads {FORMAT}: "
@@ -98,12 +111,12 @@ def find(config: RunConfig) -> dict | None:
 
 def append(config: RunConfig, record: dict) -> None:
     """Add (or replace) one seed's record; the file is complete at every moment, also with several writers."""
-    path = records_path(config)
+    path = results_root() / config.profile / f"{record['key']}.jsonl"
     make_folder(path.parent)
     with FileLock(str(path.with_suffix(".lock"))):
         kept = [r for r in read(path) if r["seed"] != config.seed]
         rows = sorted([*kept, record], key=lambda r: r["seed"])
-        write_text(path, "".join(json.dumps(r, sort_keys=True) + "\n" for r in rows))
+        write_text(path, "".join(json.dumps(r) + "\n" for r in rows))
 
 
 def write_text(path: Path, text: str) -> None:

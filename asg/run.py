@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from asg import records
 from asg.config import RunConfig
 from asg.data import index_hash
+from asg.data.images import make_folder
 from asg.trainers.classification import train
 
 
@@ -24,18 +25,25 @@ def run(
     """
     if not fresh and (kept := records.find(config)):
         return kept
+    made_of = {  # before training: files and code may be edited while it runs
+        "key": records.run_key(config),
+        "index": index_hash(config),
+        "recipe": records.recipe_hash(config.data),
+    }
+    if not fresh:
+        make_folder(records.records_path(config).parent)  # an unwritable place is said before the training
     with records.run_folder(config) as folder:
+        if not fresh and (kept := records.find(config)):  # another process finished it in between
+            return kept
         checkpoint = folder / "checkpoint.pt"
         if fresh:
             checkpoint.unlink(missing_ok=True)
         result, _ = train(config, folder, device, on_evaluation)
         record = {
             "format": records.FORMAT,
-            "key": records.run_key(config),
+            **made_of,
             "seed": config.seed,
             "config": config.model_dump(),
-            "index": index_hash(config),
-            "recipe": records.recipe_hash(),
             **result,
             **records.provenance(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),

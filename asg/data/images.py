@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import BatchSampler, Dataset
 from tqdm import tqdm
 
@@ -77,18 +77,17 @@ def read_image(path: Path) -> Image.Image:
             return image
     except FileNotFoundError:
         raise AsgError(f"The image {path} is missing: restore it, or run the data script again.") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Pillow and its plug-ins raise a dozen kinds for a broken file
         raise AsgError(f"{path} cannot be decoded as an image ({error}): replace it or take it out.") from None
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
     """The paper's input: the shorter side resized to ``size``, then the centre ``size × size``; ``(H, W, 3)``."""
     image = image.convert("RGB")
-    scale = size / min(image.size)
-    image = image.resize(
-        (max(size, round(image.width * scale)), max(size, round(image.height * scale))), Image.BILINEAR
-    )
-    left, top = (image.width - size) // 2, (image.height - size) // 2
+    short = min(image.size)  # rounded as torchvision's Resize and CenterCrop round
+    sides = tuple(size if side == short else int(size * side / short) for side in image.size)
+    image = image.resize(sides, Image.BILINEAR)
+    left, top = (round((side - size) / 2) for side in sides)
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
@@ -110,6 +109,9 @@ def materialise(images: ImageSet, size: int, cache: Path, what: str) -> ImageSet
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
             store = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(images), size, size, 3))
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here; in a sparse memory map it is SIGBUS
+                with partial.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
             for i in tqdm(range(len(images)), desc=f"decoding {what}", unit="image", leave=False):
                 store[i] = images.decode(i)
             store.flush()

@@ -38,11 +38,13 @@ def read_list(root: Path, split: str) -> list[tuple[str, int]]:
             "or give the folder that holds train/ and validation/ as source."
         )
     rows = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
         name, _, label = line.strip().rpartition(" ")
-        if not name or not label.isdigit() or int(label) >= len(CLASSES):
+        if not name or not label.isdecimal() or int(label) >= len(CLASSES):
             raise AsgError(f"{path}, line {number}: expected 'class/file label', got {line!r}; obtain the list again.")
         rows.append((name, int(label)))
+    if not rows:
+        raise AsgError(f"{path} is empty: obtain the list again.")
     return rows
 
 
@@ -54,7 +56,7 @@ def image_set(root: Path, split: str, rows: list[tuple[str, int]], size: int) ->
         torch.tensor([label for _, label in rows]),
         CLASSES,
         tuple(name for name, _ in rows),
-        fingerprint_of("visda17", split, size, rows),
+        fingerprint_of("visda17", str(root.resolve()), split, size, rows),
     )
 
 

@@ -26,6 +26,7 @@ from asg.models import Student, build, drift, layer_groups
 from asg.trainers.loop import fit, make_accelerator
 
 EVALUATION_BATCH = 64
+IMAGENET_CLASSES = 1000
 
 
 def teacher_log_probabilities(student: Student, images: ImageSet, config: RunConfig, device: torch.device) -> Tensor:
@@ -47,7 +48,10 @@ def teacher_log_probabilities(student: Student, images: ImageSet, config: RunCon
             raise AsgError(
                 f"The teacher's outputs cannot be kept in {path.parent} ({error}): free some space."
             ) from None
-    return torch.from_numpy(np.load(path))
+    try:
+        return torch.from_numpy(np.load(path))
+    except (OSError, ValueError, EOFError) as error:
+        raise AsgError(f"{path} is damaged ({error}): remove it, and it is computed again.") from None
 
 
 def fingerprint(student: Student) -> str:
@@ -56,6 +60,8 @@ def fingerprint(student: Student) -> str:
     for part in (student.backbone, student.kept_head):
         for value in part.state_dict().values():
             digest.update(value.cpu().contiguous().numpy().tobytes())
+    for value in (student.mean, student.std):  # the same weights may stand behind another normalisation
+        digest.update(value.cpu().numpy().tobytes())
     return digest.hexdigest()[:12]
 
 
@@ -96,6 +102,11 @@ def make_evaluation(
     """
     mapping = None
     if domains.imagenet_classes is not None:
+        if student.kept_head.out_features != IMAGENET_CLASSES:
+            raise AsgError(
+                f"{config.backbone} has {student.kept_head.out_features} classes, and the benchmark's class mapping is "
+                f"of ImageNet's {IMAGENET_CLASSES}: choose a backbone with an ImageNet-1k classifier."
+            )
         mapping = class_map(domains.imagenet_classes, domains.source.classes, student.kept_head.out_features)
     held, photos = domains.validation, domains.target
     held_teacher = teacher_log_probabilities(student, held, config, device)

@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -41,6 +43,7 @@ class Progress:
 
 def make_accelerator(config: RunConfig, device: str | None) -> Accelerator:
     """accelerate's view of ``device`` (None: the best there is); the batch is split over devices."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # else a process's first run fixes precision and device
     return Accelerator(
         cpu=device == "cpu",
         mixed_precision=config.precision,
@@ -82,6 +85,21 @@ def save_checkpoint(
         ) from None
 
 
+def is_finite(numbers: dict) -> bool:
+    """Whether every number of a (nested) dict is finite."""
+    return all(is_finite(v) if isinstance(v, dict) else math.isfinite(v) for v in numbers.values())
+
+
+def load_checkpoint(path: Path, device: torch.device) -> dict:
+    """What :func:`save_checkpoint` wrote; a broken file is named in the error."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds for a broken file
+        raise AsgError(
+            f"The checkpoint {path} cannot be read ({type(error).__name__}): remove it, and the run starts afresh."
+        ) from None
+
+
 def fit(
     config: RunConfig,
     network: nn.Module,
@@ -104,7 +122,7 @@ def fit(
     optimiser, at, path = make_optimiser(config, groups), Progress(), folder / "checkpoint.pt"
     network.to(accelerator.device)
     if path.exists():
-        saved = torch.load(path, map_location=accelerator.device, weights_only=True)
+        saved = load_checkpoint(path, accelerator.device)
         network.load_state_dict(saved["network"])
         optimiser.load_state_dict(saved["optimiser"])
         at = Progress(**saved["progress"])
@@ -119,14 +137,19 @@ def fit(
     sums: dict[str, Tensor] = {k: torch.tensor(v, device=accelerator.device) for k, v in at.window.items()}
     began, saved_at = time.monotonic() - at.seconds, time.monotonic()
 
+    def diverged() -> NoReturn:
+        raise AsgError(
+            f"The training diverged (a loss, weight or result is not finite) by step {at.step}: lower lr "
+            f"({config.lr:g}) or guidance ({config.guidance:g}), or lengthen warmup ({config.warmup}); "
+            f"the last good checkpoint is in {folder}."
+        )
+
     def look(checkpoint: bool) -> None:
         nonlocal saved_at
         at.window = {k: float(v) for k, v in sums.items()}
-        if not all(map(math.isfinite, at.window.values())):
-            raise AsgError(
-                f"The loss is no longer finite by step {at.step}: lower lr ({config.lr:g}) or guidance "
-                f"({config.guidance:g}), or lengthen warmup ({config.warmup}). The last checkpoint is in {folder}."
-            )
+        norms = torch.stack(torch._foreach_norm([p.detach() for p in bare.parameters()]))
+        if not (is_finite(at.window) and bool(norms.isfinite().all())):
+            diverged()
         at.seconds = time.monotonic() - began
         if checkpoint and accelerator.is_main_process:
             save_checkpoint(path, bare, optimiser, at, accelerator.scaler)
@@ -135,7 +158,10 @@ def fit(
     def take_stock() -> None:
         look(checkpoint=False)
         means = {k: v / at.window_steps for k, v in at.window.items()}
-        at.evaluations.append({"step": at.step, **{f"train_{k}": v for k, v in means.items()}, **evaluate(bare)})
+        numbers = {"step": at.step, **{f"train_{k}": v for k, v in means.items()}, **evaluate(bare)}
+        if not is_finite(numbers):
+            diverged()
+        at.evaluations.append(numbers)
         sums.clear()
         at.window_steps = 0
         look(checkpoint=True)
@@ -146,8 +172,9 @@ def fit(
     quiet = {} if accelerator.is_main_process else {"disable": True}  # else $TQDM_DISABLE decides
     bar = tqdm(loader, initial=at.step, total=total, unit="step", leave=False, **quiet)
     for indices, x, labels in bar:
-        for group, rate in zip(optimiser.param_groups, controller.rates(at.step).values(), strict=True):
-            group["lr"] = rate
+        rates = controller.rates(at.step)
+        for group in optimiser.param_groups:
+            group["lr"] = rates[group["name"]]
         losses = objective(network, indices, x, labels)
         optimiser.zero_grad()
         accelerator.backward(losses["total"])
