@@ -102,14 +102,18 @@ def report(result: dict, config: RunConfig) -> str:
         "agreement": "agreement with the ImageNet network on the target",
         "kl": "divergence from the ImageNet network (nats)",
     }
-    rows = "\n".join(f"| {text} | {first[k]:.3f} | {final[k]:.3f} |" for k, text in names.items() if k in final)
-    classes = "\n".join(f"| {name} | {value:.3f} |" for name, value in final.get("per_class", {}).items())
-    return (
+    lines = [
         f"# ASG report\n\n{config.backbone}, {config.size} px, {result['steps']} steps of {config.batch}, "
         f"λ = {config.guidance:g}, seed {config.seed}; {result['seconds']:.0f} s on {result['device']}. "
-        f"Result: the last iterate.\n\n| | before | after |\n|---|---|---|\n{rows}\n"
-        + (f"\n| target class | accuracy |\n|---|---|\n{classes}\n" if classes else "")
-    )
+        "Result: the last iterate.\n\n| | before | after |\n|---|---|---|",
+        *(f"| {text} | {first[k]:.3f} | {final[k]:.3f} |" for k, text in names.items() if k in final),
+    ]
+    if "per_class" in final:
+        lines += [
+            "\n| target class | accuracy |\n|---|---|",
+            *(f"| {c} | {a:.3f} |" for c, a in final["per_class"].items()),
+        ]
+    return "\n".join(lines) + "\n"
 
 
 def subset(images: ImageSet, indices: Sequence[int]) -> ImageSet:

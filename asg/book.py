@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from IPython import get_ipython
 from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
@@ -28,7 +29,7 @@ BOOK = records.REPOSITORY / "book"
 STAGED = BOOK / "_build" / "executed"
 HTML = BOOK / "_build" / "html"
 CHAPTER_SECONDS = 600  # a chapter that takes longer has hung
-PARAMETERS = {"profile": str, "seeds": list, "arms": list, "overrides": dict, "fresh": bool}
+PARAMETERS = {"profile": str, "seeds": (list, tuple), "arms": (list, tuple), "overrides": dict, "fresh": bool}
 
 
 def check_parameters(given: Mapping) -> None:
@@ -40,9 +41,9 @@ def check_parameters(given: Mapping) -> None:
         if name not in PARAMETERS:
             raise AsgError(f"There is no parameter {name!r}: a chapter has {', '.join(PARAMETERS)}.")
         if not isinstance(value, PARAMETERS[name]):
+            wanted = getattr(PARAMETERS[name], "__name__", "list")
             raise AsgError(
-                f"The parameter {name!r} must be a {PARAMETERS[name].__name__}, got {value!r} "
-                f"({type(value).__name__}): papermill reads JSON types from `-y`."
+                f"The parameter {name!r} must be a {wanted}, got {value!r}: `papermill -y` keeps types, `-p` may not."
             )
     for seed in given.get("seeds", []):
         if not isinstance(seed, int) or isinstance(seed, bool):
@@ -73,15 +74,6 @@ class Bound:
     seeds: tuple[int, ...]
     fresh: bool
 
-    def only(self, *arms: str) -> dict[str, list[dict]]:
-        """The records of some arms, in that order; arms that are not bound are left out."""
-        return {arm: self.arms[arm] for arm in arms or self.arms if arm in self.arms}
-
-    @property
-    def missing(self) -> list[str]:
-        """Arms that lack the record of a seed."""
-        return [arm for arm, found in self.arms.items() if len(found) < len(self.seeds)]
-
     def table(self, metrics: Sequence[str]) -> Styler:
         """One row an arm: mean ± standard deviation in per cent over n seeds, beside the published value."""
         summary = analysis.summary(self.arms, metrics)
@@ -106,18 +98,16 @@ class Bound:
                 rows[f"{a} − {b}"] = {plots.NAMES.get(m, m): show_interval(e) for m, e in found.items()}
         return styled(pd.DataFrame(rows).T)
 
-    def finding(self, a: str, b: str, metric: str) -> Markdown:
-        """A sentence that says what the records say about a − b, no more."""
-        if a not in self.arms or b not in self.arms:
-            return Markdown(f"*{a}* and *{b}* are not both bound, so they are not compared.")
-        e = analysis.difference(self.arms[a], self.arms[b], metric)
-        if e.n < 2:
-            return Markdown(f"**{a} against {b}, {plots.NAMES[metric]}**: {e.n} paired seeds, too few for an interval.")
-        verdict = "no difference is shown" if e.low <= 0 <= e.high else "higher" if e.low > 0 else "lower"
-        return Markdown(
-            f"**{a} against {b}, {plots.NAMES[metric]}**: {100 * e.mean:+.1f} points "
-            f"[{100 * e.low:+.1f}, {100 * e.high:+.1f}], n = {e.n} paired seeds: **{verdict}**."
-        )
+    def findings(self, metrics: Sequence[str]) -> Markdown:
+        """What the records say about each declared difference, one line a metric, and no more than they say."""
+        lines = []
+        for a, b in self.experiment.differences:
+            for metric in metrics if a in self.arms and b in self.arms else ():
+                e = analysis.difference(self.arms[a], self.arms[b], metric)
+                verdict = "no difference is shown" if e.low <= 0 <= e.high else "higher" if e.low > 0 else "lower"
+                said = f"{show_interval(e)} points: **{verdict}**" if e.n > 1 else "too few for an interval"
+                lines.append(f"- {a} against {b}, {plots.NAMES[metric]}, {e.n} paired seeds: {said}.")
+        return Markdown("\n".join(lines) or "None of the declared differences is bound.")
 
     def provenance(self) -> Markdown:
         """Where the numbers come from, and the command that makes them again."""
@@ -127,7 +117,8 @@ class Bound:
             return Markdown(f"No records yet. `{command}` makes them.")
         keys = ", ".join(f"{arm} {rows[0]['key']}" for arm, rows in self.arms.items() if rows)
         commits = ", ".join(sorted({str(r["commit"]) for r in found}))
-        gaps = f" Missing: {', '.join(self.missing)}." if self.missing else ""
+        missing = [arm for arm, rows in self.arms.items() if len(rows) < len(self.seeds)]
+        gaps = f" Missing: {', '.join(missing)}." if missing else ""
         kind = "trained in this chapter" if self.fresh else f"made by `{command}`"
         return Markdown(
             f"<small>Profile {self.profile}; seeds {', '.join(map(str, self.seeds))}; last iterate; mean ± standard "
@@ -169,14 +160,10 @@ def bind(
     Empty ``seeds`` and ``arms`` mean all. Raises :class:`AsgError` that names an unknown arm, a
     parameter of the wrong type, and a parameter that no chapter has.
     """
-    check_parameters(
-        {"profile": profile, "seeds": list(seeds) if isinstance(seeds, tuple) else seeds,
-         "arms": list(arms) if isinstance(arms, tuple) else arms, "overrides": overrides or {}, "fresh": fresh}
-    )  # fmt: skip
-    try:
-        injected(get_ipython().user_ns)  # type: ignore[name-defined]
-    except NameError:
-        pass  # outside a notebook nothing is injected
+    values = (profile, seeds, arms, overrides or {}, fresh)
+    check_parameters(dict(zip(PARAMETERS, values, strict=True)))
+    if shell := get_ipython():  # outside a notebook nothing is injected
+        injected(shell.user_ns)
     declared = get(experiment)
     chosen = tuple(seeds) or declared.seeds
     found, configs = {}, {}
@@ -208,11 +195,6 @@ def figure(drawn: Figure) -> Figure:
     return drawn
 
 
-def listed(sentences: Sequence[Markdown]) -> Markdown:
-    """Several findings as one list."""
-    return Markdown("\n".join(f"- {s.data}" for s in sentences))
-
-
 def trials(bound: Bound) -> pd.DataFrame:
     """Plain training in each setting: what it reaches, what the ImageNet network knew, what it left unreached."""
     rows = {}
@@ -239,10 +221,8 @@ def status() -> Styler:
 
 def chapter_times() -> pd.DataFrame:
     """Seconds that each chapter took when it was last executed; this page itself is still running."""
-    stamps = {
-        path.stem: json.loads(path.read_text())["seconds"] for path in sorted((STAGED / "chapters").glob("*.json"))
-    }
-    return pd.DataFrame({"seconds": {name: f"{seconds:.0f}" for name, seconds in stamps.items()}})
+    stamps = sorted((STAGED / "chapters").glob("*.json"))
+    return pd.DataFrame({"seconds": {s.stem: f"{json.loads(s.read_text())['seconds']:.0f}" for s in stamps}})
 
 
 def run_times(profile: str) -> pd.DataFrame:
@@ -325,35 +305,21 @@ def execute(notebook: Path) -> float:
 def build() -> Path:
     """Execute what changed, build the HTML where anything changed, and return its first page."""
     os.environ["TQDM_DISABLE"] = "1"
-    for source in sorted(BOOK.rglob("*")):
-        relative = source.relative_to(BOOK)
-        if source.is_file() and relative.parts[0] != "_build" and source.suffix != ".ipynb":
-            (STAGED / relative).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, STAGED / relative)
+    keep_out = shutil.ignore_patterns("_build", "*.ipynb", ".ipynb_checkpoints")
+    shutil.copytree(BOOK, STAGED, ignore=keep_out, dirs_exist_ok=True)
     for notebook in chapters():
         execute(notebook)
     stamp, state = HTML.parent / "state", digest_of([STAGED])
     first = HTML / "intro.html"
     if first.exists() and stamp.exists() and stamp.read_text() == state:
         return first
-    command = [
-        sys.executable,
-        "-m",
-        "jupyter_book",
-        "build",
-        str(STAGED),
-        "--path-output",
-        str(BOOK),
-        "-W",
-        "-n",
-        "--keep-going",
-    ]
+    shutil.rmtree(HTML.parent / ".doctrees", ignore_errors=True)  # sphinx warns of a page only when it reads it
+    options = ["--path-output", str(BOOK), "-W", "-n", "--keep-going"]
+    command = [sys.executable, "-m", "jupyter_book", "build", str(STAGED), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not first.exists():
         (HTML.parent / "build.log").write_text(done.stdout + done.stderr)
-        told = "\n".join(
-            line for line in (done.stdout + done.stderr).splitlines() if "WARNING" in line or "ERROR" in line
-        )
+        told = "\n".join(line for line in done.stderr.splitlines() if "WARNING" in line or "ERROR" in line)
         raise AsgError(f"The book does not build:\n{told}\nThe whole log is {HTML.parent / 'build.log'}.")
     stamp.write_text(state)
     return first

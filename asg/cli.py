@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from asg import AsgError, analysis, book, dryrun, models, records
 from asg.config import RunConfig, make_config
+from asg.data.folder import opaque
 from asg.data.images import make_folder, read_image, square
 from asg.experiments import EXPERIMENTS, PROFILES, get
 from asg.run import run as run_once
@@ -86,56 +88,39 @@ def reproduce(
     only: Annotated[
         str, typer.Option(help="missing: what has no current record. stale: the same, and remove outdated files.")
     ] = "stale",
-    jobs: Annotated[int, typer.Option(help="Runs at a time.")] = max(1, (os.cpu_count() or 2) // 1),
+    jobs: Annotated[int, typer.Option(help="Runs at a time.")] = os.cpu_count() or 1,
 ) -> None:
     """Train whatever has no current record. Stop it at any time; it goes on where it was."""
     if only not in ("missing", "stale"):
         raise AsgError(f"--only {only!r}: choose missing or stale.")
-    wanted: dict[str, tuple[str, str, int, RunConfig]] = {}
+    wanted: dict[str, tuple[str, str, RunConfig]] = {}
     for name in experiment or EXPERIMENTS:
-        for arm in get(name).arms:
-            for seed in get(name).seeds:
-                config = get(name).config(profile, arm, seed)
-                wanted.setdefault(f"{config.identity()}-{seed}", (name, arm, seed, config))
+        declared = get(name)
+        for arm, seed in ((arm, seed) for arm in declared.arms for seed in declared.seeds):
+            config = declared.config(profile, arm, seed)
+            wanted.setdefault(f"{config.identity()}-{seed}", (name, arm, config))
     if only == "stale" and not experiment:
         current = {records.records_path(config).name for *_, config in wanted.values()}
         for path in sorted((records.results_root() / profile).glob("*.jsonl")):
             if path.name not in current:
                 print(f"outdated: {path.name} is removed")
                 path.unlink()
-    todo = [w for w in sorted(wanted.values(), key=lambda w: w[2]) if records.find(w[3]) is None]
+    todo = sorted((w for w in wanted.values() if records.find(w[2]) is None), key=lambda w: w[2].seed)
     print(
-        f"{len(wanted) - len(todo)} of {len(wanted)} runs have a current record; {len(todo)} to train, {jobs} at a time"
+        f"{len(wanted) - len(todo)} of {len(wanted)} runs have a current record; {len(todo)} to train, {jobs} at once"
     )
-    running: list[subprocess.Popen] = []
-    failed = 0
-    with tqdm(total=len(todo), unit="run") as bar:
-        while todo or running:
-            while todo and len(running) < jobs:
-                name, arm, seed, _ = todo.pop(0)
-                command = [
-                    sys.executable,
-                    "-m",
-                    "asg.cli",
-                    "run",
-                    name,
-                    "--arm",
-                    arm,
-                    "--seed",
-                    str(seed),
-                    "--profile",
-                    profile,
-                ]
-                running.append(subprocess.Popen(command, env={**os.environ, "TQDM_DISABLE": "1"}))
-            try:
-                running[0].wait(0.5)
-            except subprocess.TimeoutExpired:
-                pass
-            for process in [p for p in running if p.poll() is not None]:
-                running.remove(process)
-                failed += process.returncode != 0
-                bar.update()
-    if failed:
+
+    def launch(name: str, arm: str, config: RunConfig) -> int:
+        options = ["--arm", arm, "--seed", str(config.seed), "--profile", profile]
+        command = [sys.executable, "-m", "asg.cli", "run", name, *options]
+        return subprocess.run(command, env={**os.environ, "TQDM_DISABLE": "1"}, check=False).returncode
+
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        codes = list(tqdm(pool.map(lambda w: launch(*w), todo), total=len(todo), unit="run"))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if failed := sum(map(bool, codes)):
         raise AsgError(
             f"{failed} runs failed (their sentences are above): mend the cause and run `asg reproduce` again."
         )
@@ -198,7 +183,7 @@ def predict(
     writer = csv.writer(sys.stdout)
     writer.writerow(["image", "class", "probability"])
     for path in images:
-        pixels = torch.from_numpy(square(read_image(path), config.size).copy())  # (H, W, 3)
+        pixels = torch.from_numpy(square(opaque(read_image(path)), config.size).copy())  # (H, W, 3)
         x = pixels.permute(2, 0, 1)[None]  # (1, 3, H, W)
         with torch.inference_mode():
             both = (student(x)[0].softmax(1) + student(x.flip(3))[0].softmax(1))[0] / 2

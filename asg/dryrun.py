@@ -38,26 +38,23 @@ class Plan:
     seconds: dict[str, float]
 
 
-def count(config: RunConfig, images: int | None, classes: int | None) -> tuple[tuple[int, int, int], int, str]:
+def count(config: RunConfig) -> tuple[tuple[int, int, int], int, str]:
     """(training images, held-out images, photos), classes, and where they come from; decodes nothing."""
     root = Path(config.source or data_root() / "visda17")
-    if images and classes:
-        return (images, 0, 0), classes, "as given; evaluation images are not known"
     if config.data == "visda17" and not (root / "train" / "image_list.txt").exists():
-        held_out, known = len(range(0, VISDA_RENDERS, visda.HELD_OUT)), len(visda.CLASSES)
-        train, photos, where = VISDA_RENDERS - held_out, VISDA_PHOTOS, "as published, not on disk"
-    else:
-        d = {
-            "toy": lambda: toy.load(config.size),
-            "mini": lambda: mini.load(data_root() / "mini", config.size, config.rendering),
-            "visda17": lambda: visda.load(root, config.size),
-            "folder": lambda: folder.load(root, Path(config.target) if config.target else None, config.size),
-        }[config.data]()
-        train, held_out, photos = len(d.source), len(d.validation), len(d.target) if d.target else 0
-        known, where = len(d.source.classes), "counted in the data"
-    if images or classes:
-        where += f", the {'training images' if images else 'classes'} as given"
-    return (images or train, held_out, photos), classes or known, where
+        held_out = len(range(0, VISDA_RENDERS, visda.HELD_OUT))
+        return (VISDA_RENDERS - held_out, held_out, VISDA_PHOTOS), len(visda.CLASSES), "as published, not on disk"
+    d = {
+        "toy": lambda: toy.load(config.size),
+        "mini": lambda: mini.load(data_root() / "mini", config.size, config.rendering),
+        "visda17": lambda: visda.load(root, config.size),
+        "folder": lambda: folder.load(root, Path(config.target) if config.target else None, config.size),
+    }[config.data]()
+    return (
+        (len(d.source), len(d.validation), len(d.target) if d.target else 0),
+        len(d.source.classes),
+        "counted in the data",
+    )
 
 
 def measure(student: Student, config: RunConfig) -> tuple[int, int, int]:
@@ -75,24 +72,23 @@ def measure(student: Student, config: RunConfig) -> tuple[int, int, int]:
 
     x = torch.zeros(n, 3, config.size, config.size, dtype=torch.uint8, device=device)
     labels = torch.zeros(n, dtype=torch.long, device=device)
-    teacher = torch.zeros(n, student.kept_head.out_features) if config.guidance else None
+    teacher = torch.zeros(n, student.kept_head.out_features, device=device) if config.guidance else None
     with FlopCounterMode(display=False) as counter, saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = make_objective(config, teacher)(student, torch.arange(n), x, labels)["total"]
+        loss = make_objective(config, teacher)(student, torch.arange(n, device=device), x, labels)["total"]
         forward = counter.get_total_flops()
         loss.backward()
     return sum(s.nbytes() for key, s in saved.items() if key not in own), forward, counter.get_total_flops()
 
 
-def dry_run(config: RunConfig, images: int | None = None, classes: int | None = None, tflops: float = 15.0) -> Plan:
+def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
     """What ``config`` would take, at a sustained throughput of ``tflops`` 10^12 operations per second.
 
-    ``images`` (for training, without those held out) and ``classes`` replace what is counted in
-    the data; VisDA-17 has its published counts while it is not on disk. Raises :class:`AsgError`
-    for missing data, fewer images than a batch, and a size that the backbone does not take.
+    VisDA-17 has its published counts while it is not on disk. Raises :class:`AsgError` for missing
+    data, fewer images than a batch, and a size that the backbone does not take.
     """
-    if not tflops > 0 or (images is not None and images < 1) or (classes is not None and classes < 1):
-        raise AsgError("A dry run needs at least one image and class, and tflops above 0: correct the number.")
-    (train, held_out, photos), classes, counted = count(config, images, classes)
+    if not tflops > 0:
+        raise AsgError(f"--tflops {tflops:g}: a throughput is above 0.")
+    (train, held_out, photos), classes, counted = count(config)
     steps = len(StepSampler(train, config.batch, config.seed, 0, config.total_steps(train)))
     student = build(config.model_copy(update={"weights": "random"}), classes).to("meta")
     groups = {name: sum(p.numel() for p in group) for name, group in layer_groups(student).items()}

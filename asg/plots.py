@@ -70,15 +70,18 @@ def over_training(curves: pd.DataFrame, metrics: Sequence[str]) -> Figure:
     for axis, metric in zip(axes.flat, metrics, strict=False):
         part = curves[curves["metric"] == metric]
         values = part.assign(value=part["value"] * (100 if metric in SHARES else 1))
-        sns.lineplot(
-            values, x="step", y="value", hue="arm", style="arm", hue_order=arms, style_order=arms, markers=True,
-            errorbar="sd", ax=axis, markersize=4,
-        )  # fmt: skip
+        arm_lines(axis, values, "step", "value", arms)
         axis.set(title=NAMES.get(metric, metric), ylabel="%" if metric in SHARES else "", xlabel="step")
     for axis in axes.flat[len(metrics) :]:
         axis.set_visible(False)
     one_legend(figure, axes.flat)
     return figure
+
+
+def arm_lines(axis: Axes, table: pd.DataFrame, x: str, y: str, arms: Sequence[str]) -> None:
+    """One line an arm: the mean over seeds, in a band of one standard deviation."""
+    look = {"hue": "arm", "style": "arm", "hue_order": arms, "style_order": arms, "markers": True, "markersize": 4}
+    sns.lineplot(table, x=x, y=y, errorbar="sd", ax=axis, **look)
 
 
 def one_legend(figure: Figure, axes: Iterable[Axes]) -> None:
@@ -111,11 +114,7 @@ def sweep(table: pd.DataFrame, metrics: Sequence[str], xlabel: str) -> Figure:
 def drift(table: pd.DataFrame) -> Figure:
     """Relative distance of each layer group from its ImageNet weights, one line an arm, log scale."""
     figure, axis = plt.subplots(figsize=(WIDTH, 3.4))
-    arms = list(dict.fromkeys(table["arm"]))
-    sns.lineplot(
-        table, x="group", y="drift", hue="arm", style="arm", hue_order=arms, style_order=arms, markers=True,
-        errorbar="sd", ax=axis,
-    )  # fmt: skip
+    arm_lines(axis, table, "group", "drift", list(dict.fromkeys(table["arm"])))
     axis.set(yscale="log", xlabel="layer group, input to output", ylabel="relative distance")
     axis.tick_params(axis="x", rotation=60)
     one_legend(figure, [axis])

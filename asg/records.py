@@ -72,9 +72,16 @@ def recipe_hash(data: str, package: Path = Path(__file__).parent) -> str:
     return digest.hexdigest()[:12]
 
 
+def weights_hash(config: RunConfig) -> str:
+    """What identifies a weights file that is given by its path; empty for weights known by name."""
+    path = Path(config.weights)
+    named = config.weights in ("pretrained", "lite0", "random") or not path.exists()
+    return "" if named else hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
 def run_key(config: RunConfig) -> str:
     """Hash (12 hex digits) of configuration without seed, data index and recipe: what makes a result."""
-    parts = (config.identity(), index_hash(config), recipe_hash(config.data))
+    parts = (config.identity(), index_hash(config), weights_hash(config), recipe_hash(config.data))
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
 
 

@@ -92,9 +92,7 @@ def fetch(package: Package, downloads: Path) -> None:
         raise AsgError(
             f"{package.client[0]} is not on this machine, and it is how {package.what} are fetched. {by_hand}"
         )
-    print(
-        f"fetching {package.what}: {' '.join(Path(package.client[0]).name if i == 0 else c for i, c in enumerate(package.client))}"
-    )
+    print(f"fetching {package.what} with {Path(package.client[0]).name}, from {package.found_in} …", flush=True)
     with tempfile.TemporaryDirectory(dir=downloads) as folder:
         Path(folder).chmod(0o755)  # apt-get fetches as another user
         done = subprocess.run(package.client, cwd=folder, capture_output=True, text=True, check=False)

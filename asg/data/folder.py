@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from asg import AsgError
 from asg.data.images import Domains, ImageSet, fingerprint_of, read_image, square
@@ -19,6 +19,8 @@ def scan(folder: Path, what: str) -> dict[str, list[Path]]:
         raise AsgError(f"The {what} folder {folder} does not exist: give a folder with one sub-folder a class.")
     extensions = Image.registered_extensions()
     found: dict[str, list[Path]] = {}
+    if loose := next((p for p in sorted(folder.iterdir()) if p.suffix.lower() in extensions), None):
+        raise AsgError(f"{loose} lies beside the class folders of {folder}: move it into its class folder.")
     for sub in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
         files = sorted(p for p in sub.iterdir() if not p.name.startswith("."))
         for path in files:
@@ -32,11 +34,20 @@ def scan(folder: Path, what: str) -> dict[str, list[Path]]:
     return found
 
 
+def opaque(image: Image.Image) -> Image.Image:
+    """The image upright (as its EXIF says), on white where it is transparent: renders often have no ground."""
+    image = ImageOps.exif_transpose(image)
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
 def image_set(files: list[Path], labels: list[int], classes: tuple[str, ...], size: int) -> ImageSet:
     """Files as an :class:`ImageSet`; its fingerprint covers paths, sizes and times of change."""
     stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     return ImageSet(
-        lambda i: square(read_image(files[i]), size),
+        lambda i: square(opaque(read_image(files[i])), size),
         torch.tensor(labels),
         classes,
         tuple(map(str, files)),

@@ -1,0 +1,100 @@
+"""What a training step costs: guided over plain (with and without the teacher cache), channels-last over default.
+
+All ratios are measured in one run, in alternating rounds, so that a machine that slows down slows all alike.
+Writes results/benchmarks.json, which the status page shows.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import torch
+from tqdm import tqdm
+
+from asg import records
+from asg.controllers import HandTuned
+from asg.data import load_domains
+from asg.experiments import get
+from asg.losses import proxy_guidance, task_loss
+from asg.models import build, layer_groups
+from asg.trainers.classification import make_objective, teacher_log_probabilities
+from asg.trainers.loop import make_optimiser
+
+ROUNDS, STEPS = 8, 4  # STEPS of each kind in turn, ROUNDS times; the median round counts
+
+
+def main() -> None:
+    plain = get("guidance").config("mini", "small", 0, {"batch": 32})
+    guided = get("guidance").config("mini", "small_proxy", 0, {"batch": 32})
+    torch.set_num_threads(2)
+    domains = load_domains(plain)
+    device = torch.device("cpu")
+    teacher = teacher_log_probabilities(build(guided, 12), domains.source, guided, device)
+
+    def stepper(config, cached: bool = True, channels_last: bool = True) -> Callable[[int], None]:
+        student = build(config, len(domains.source.classes))
+        frozen = build(config, len(domains.source.classes)).requires_grad_(False)
+        if not channels_last:
+            student = student.to(memory_format=torch.contiguous_format)
+            student.features = lambda x: student.backbone(((x.float() - student.mean) / student.std).contiguous())
+        optimiser = make_optimiser(config, layer_groups(student))
+        controller = HandTuned(tuple(layer_groups(student)), 1e-5, 0.1, 1000, 1)
+        looked_up = make_objective(config, teacher if config.guidance else None)
+
+        def step(number: int) -> None:
+            indices = torch.arange(number * config.batch, (number + 1) * config.batch) % len(domains.source)
+            x, labels = domains.source.batch(indices), domains.source.labels[indices]
+            for group, rate in zip(optimiser.param_groups, controller.rates(number).values(), strict=True):
+                group["lr"] = rate
+            if cached:
+                loss = looked_up(student, indices, x, labels)["total"]
+            else:
+                logits, imagenet = student(x)
+                with torch.inference_mode():
+                    old = frozen.imagenet_logits(x).log_softmax(1)
+                loss = task_loss(logits, labels) + config.guidance * proxy_guidance(imagenet, old.clone())
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+
+        return step
+
+    kinds = {
+        "plain": stepper(plain),
+        "guided, cached teacher": stepper(guided),
+        "guided, live teacher": stepper(guided, cached=False),
+        "plain, default layout": stepper(plain, channels_last=False),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in kinds}
+    for turn in tqdm(range(ROUNDS + 1), unit="round"):
+        for name, step in kinds.items():
+            began = time.perf_counter()
+            for k in range(STEPS):
+                step(turn * STEPS + k)
+            if turn:  # the first round warms up
+                seconds[name].append((time.perf_counter() - began) / STEPS)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    ratios = {
+        "guided / plain, cached teacher": median["guided, cached teacher"] / median["plain"],
+        "guided / plain, live teacher": median["guided, live teacher"] / median["plain"],
+        "channels-last / default layout": median["plain"] / median["plain, default layout"],
+    }
+    for name, ratio in ratios.items():
+        print(f"{name}: {ratio:.2f}")
+    print(f"plain step: {median['plain']:.2f} s (batch {plain.batch}, {plain.size} px, 2 threads)")
+    result = {
+        "ratios": ratios,
+        "seconds_per_step": median,
+        "setting": f"{plain.backbone}, batch {plain.batch}, {plain.size} px, 2 CPU threads, medians of {ROUNDS} rounds",
+        "date": datetime.now(UTC).date().isoformat(),
+        **records.provenance(),
+    }
+    records.write_text(records.results_root() / "benchmarks.json", json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

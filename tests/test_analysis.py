@@ -1,0 +1,108 @@
+"""Numbers from records against SciPy and against numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from asg.analysis import by_seed, curves, difference, drifts, estimate, per_class, summary
+
+
+def record(seed: int, accuracy: float, **more: object) -> dict:
+    start = {"step": 0, "accuracy": 0.1, "kl": 0.0}
+    final = {"step": 8, "accuracy": accuracy, "kl": accuracy / 2, **more}
+    return {"seed": seed, "evaluations": [start, final], "final": final, "best_on_target": {"accuracy": accuracy + 0.1}}
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 30])
+def test_estimate_is_scipys_t_interval(n: int):
+    values = np.random.default_rng(n).normal(0.6, 0.05, n).tolist()
+    result = estimate(values)
+    interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (result.low, result.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
+    assert (result.n, result.mean, result.sd) == pytest.approx((n, np.mean(values), np.std(values, ddof=1)))
+
+
+def test_estimate_of_five_seeds_by_hand():
+    """1 … 5: mean 3, sd √2.5, and t₄ = 2.7764 gives 3 ± 1.9632."""
+    result = estimate([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert (result.mean, result.sd) == pytest.approx((3.0, math.sqrt(2.5)))
+    assert (result.low, result.high) == pytest.approx((3 - 1.9632, 3 + 1.9632), abs=1e-4)
+
+
+def test_estimate_of_equal_values_has_no_width():
+    result = estimate([0.5, 0.5, 0.5])
+    assert (result.mean, result.sd, result.low, result.high) == (0.5, 0.0, 0.5, 0.5)
+
+
+def test_estimate_of_one_value_has_a_mean_and_no_interval():
+    result = estimate([0.7])
+    assert (result.n, result.mean) == (1, 0.7)
+    assert all(map(math.isnan, (result.sd, result.low, result.high)))
+
+
+def test_estimate_of_nothing_is_nan():
+    result = estimate([])
+    assert result.n == 0
+    assert all(map(math.isnan, (result.mean, result.sd, result.low, result.high)))
+
+
+def test_by_seed_reads_the_chosen_evaluation_and_passes_over_what_was_not_measured():
+    records = [record(3, 0.6, imagenet=0.5), record(1, 0.4)]
+    assert by_seed(records, "accuracy") == {3: 0.6, 1: 0.4}
+    assert by_seed(records, "accuracy", "best_on_target") == pytest.approx({3: 0.7, 1: 0.5})
+    assert by_seed(records, "imagenet") == {3: 0.5}
+
+
+def test_difference_pairs_the_seeds_that_both_have():
+    a = [record(2, 0.50), record(0, 0.61), record(1, 0.73), record(9, 0.99)]
+    b = [record(1, 0.70), record(0, 0.60), record(2, 0.45), record(8, 0.01)]
+    result = difference(a, b, "accuracy")
+    pairs = [0.01, 0.03, 0.05]
+    interval = stats.ttest_rel([0.61, 0.73, 0.50], [0.60, 0.70, 0.45]).confidence_interval(0.95)
+    assert (result.n, result.mean, result.sd) == pytest.approx((3, np.mean(pairs), np.std(pairs, ddof=1)))
+    assert (result.low, result.high) == pytest.approx((interval.low, interval.high))
+    assert difference(b, a, "accuracy").mean == pytest.approx(-result.mean)
+
+
+def test_difference_without_a_common_seed_is_empty():
+    assert difference([record(0, 0.5)], [record(1, 0.4)], "accuracy").n == 0
+
+
+def test_summary_has_a_row_an_arm_and_a_column_a_metric():
+    table = summary({"plain": [record(0, 0.4), record(1, 0.6)], "proxy": [record(0, 0.7)]}, ["accuracy", "kl"])
+    assert (list(table.index), list(table.columns)) == (["plain", "proxy"], ["accuracy", "kl"])
+    assert table.loc["plain", "accuracy"] == estimate([0.4, 0.6])
+    assert table.loc["proxy", "kl"].mean == pytest.approx(0.35)
+
+
+def test_curves_have_a_row_for_every_number_of_every_evaluation():
+    table = curves({"plain": [record(0, 0.4), record(1, 0.6)], "proxy": [record(0, 0.7)]}, ["accuracy", "kl", "nope"])
+    assert list(table.columns) == ["arm", "seed", "step", "metric", "value"]
+    assert len(table) == 3 * 2 * 2  # records × evaluations × measured metrics
+    row = table.query("arm == 'plain' and seed == 1 and step == 8 and metric == 'kl'")
+    assert row["value"].tolist() == [0.3]
+    assert set(table["metric"]) == {"accuracy", "kl"}
+
+
+def test_drifts_have_a_row_for_every_group_of_every_final_evaluation_in_the_networks_order():
+    table = drifts({"plain": [record(s, 0.4, drift={"stem": 0.1 * s, "blocks": 0.2}) for s in (0, 1)]})
+    expected = [("plain", 0, "stem", 0.0), ("plain", 0, "blocks", 0.2), ("plain", 1, "stem", 0.1), ("plain", 1, "blocks", 0.2)]  # fmt: skip
+    pd.testing.assert_frame_equal(table, pd.DataFrame(expected, columns=["arm", "seed", "group", "drift"]))
+
+
+def test_per_class_averages_over_seeds():
+    arms = {
+        "plain": [record(s, 0.4, per_class={"a": 0.2 + 0.2 * s, "b": 1.0}) for s in (0, 1)],
+        "proxy": [record(0, 0.4, per_class={"a": 0.5, "b": 0.0})],
+    }
+    expected = pd.DataFrame({"plain": {"a": 0.3, "b": 1.0}, "proxy": {"a": 0.5, "b": 0.0}})
+    pd.testing.assert_frame_equal(per_class(arms), expected)
+
+
+@pytest.mark.parametrize("table", [lambda: curves({}, ["accuracy"]), lambda: drifts({"plain": []})])
+def test_tables_without_records_are_empty_with_their_columns(table):
+    assert table().empty
+    assert len(table().columns) >= 4

@@ -1,0 +1,90 @@
+"""The notebooks as they are in git, and as papermill runs them."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from asg import AsgError, book
+from asg.book import PARAMETERS, bind, check_parameters
+
+CHAPTERS = book.chapters()
+GUIDANCE = book.BOOK / "chapters" / "03_proxy_guidance.ipynb"
+BY_NAME = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
+
+
+@BY_NAME
+def test_outputs_are_stripped(chapter: Path) -> None:
+    for cell in nbformat.read(chapter, 4).cells:
+        assert not cell.get("outputs") and not cell.get("execution_count")
+
+
+@BY_NAME
+def test_at_most_twelve_short_code_cells_that_define_nothing(chapter: Path) -> None:
+    cells = [c.source for c in nbformat.read(chapter, 4).cells if c.cell_type == "code"]
+    assert len(cells) <= 12 + 2  # bindings and provenance lines beside the twelve
+    for source in cells:
+        assert len(source.splitlines()) <= 12
+        assert not any(isinstance(n, ast.FunctionDef | ast.ClassDef | ast.Lambda) for n in ast.walk(ast.parse(source)))
+
+
+@BY_NAME
+def test_one_parameters_cell_with_the_five_names(chapter: Path) -> None:
+    cells = [c for c in nbformat.read(chapter, 4).cells if "parameters" in c.metadata.get("tags", [])]
+    assert len(cells) == 1
+    assert [line.split(" = ")[0] for line in cells[0].source.splitlines()] == list(PARAMETERS)
+
+
+@BY_NAME
+def test_every_figure_has_a_description(chapter: Path) -> None:
+    for cell in nbformat.read(chapter, 4).cells:
+        if cell.cell_type == "code" and ("book.figure(" in cell.source or "book.live(" in cell.source):
+            assert len(cell.metadata["mystnb"]["image"]["alt"]) > 40
+
+
+def test_wrong_parameters_are_named() -> None:
+    with pytest.raises(AsgError, match="'sedes'"):
+        check_parameters({"sedes": [1]})
+    with pytest.raises(AsgError, match=r"'fresh' must be a bool, got 'true'"):
+        check_parameters({"fresh": "true"})
+    with pytest.raises(AsgError, match="'seeds' must list whole numbers"):
+        check_parameters({"seeds": ["1"]})
+    with pytest.raises(AsgError, match="no arm 'smal'"):
+        bind("guidance", "toy", arms=["smal"])
+
+
+def run_chapter(parameters: dict, tmp_path: Path) -> nbformat.NotebookNode:
+    out = tmp_path / "out.ipynb"
+    papermill.execute_notebook(
+        GUIDANCE, out, parameters=parameters, kernel_name="python3", cwd=GUIDANCE.parent, progress_bar=False
+    )
+    return nbformat.read(out, 4)
+
+
+def text_of(notebook: nbformat.NotebookNode) -> str:
+    return json.dumps([c.get("outputs", []) for c in notebook.cells])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of papermill and its kernel client
+def test_papermill_trains_only_what_it_was_asked_for(workplace, tmp_path: Path) -> None:
+    shown = text_of(
+        run_chapter({"profile": "toy", "fresh": True, "seeds": [7, 8], "arms": ["small", "small_proxy"]}, tmp_path)
+    )
+    assert "small_proxy" in shown and "large_proxy" not in shown
+    assert "seeds 7, 8" in shown and "trained in this chapter" in shown
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("parameters", "named"), [({"sedes": [7]}, "sedes"), ({"fresh": "true"}, "fresh"), ({"arms": ["smal"]}, "smal")]
+)
+def test_papermill_refuses_a_wrong_parameter(workplace, tmp_path: Path, parameters: dict, named: str) -> None:
+    with pytest.raises(papermill.PapermillExecutionError, match=named):
+        run_chapter({"profile": "toy", **parameters}, tmp_path)

@@ -1,0 +1,196 @@
+"""What a dry run promises, against counts made another way."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from asg import AsgError
+from asg.config import make_config
+from asg.data import visda
+from asg.dryrun import Plan, dry_run, measure, report
+from asg.experiments import PROFILES, get
+from asg.models import build
+
+BLOCKS, WIDTHS = (3, 4, 23, 3), (64, 128, 256, 512)  # ResNet-101: He et al. 2016, table 1
+TRAIN = 152_397 - math.ceil(152_397 / 100)
+
+
+@pytest.fixture(scope="module")
+def absent(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("no-visda"))
+
+
+@pytest.fixture(scope="module")
+def paper(absent: str) -> Plan:
+    return dry_run(get("guidance").config("paper", "small_proxy", 0, {"source": absent}))
+
+
+@cache
+def toy(**overrides: object) -> Plan:
+    return dry_run(make_config(PROFILES["toy"], overrides))
+
+
+def resnet101_groups() -> dict[str, int]:
+    """Parameters of each stage, from the widths and kernel sizes alone."""
+    groups, inputs = {"conv1": 3 * 64 * 49, "bn1": 2 * 64}, 64
+    for stage, (blocks, width) in enumerate(zip(BLOCKS, WIDTHS, strict=True), 1):
+        count = inputs * 4 * width + 2 * 4 * width  # the first block's shortcut and its BatchNorm
+        for _ in range(blocks):
+            count += inputs * width + 9 * width * width + width * 4 * width + 2 * (width + width + 4 * width)
+            inputs = 4 * width
+        groups[f"layer{stage}"] = count
+    return {**groups, "head": 2048 * 512 + 512 + 512 * 12 + 12}
+
+
+def resnet101_activations(batch: int, size: int) -> int:
+    """Bytes that the backward pass needs: input of every convolution, BatchNorm, ReLU and linear layer.
+
+    ReLUs work in place and their output is the next convolution's input, so each is counted once.
+    """
+    side = size // 2
+    count = 3 * size**2 + 2 * 64 * side**2  # the image; conv1's output before and after bn1 and ReLU
+    side //= 2
+    count += 64 * side**2 * (1 + 2)  # max pooling: its output, and int64 indices that take two floats each
+    for stage, (blocks, width) in enumerate(zip(BLOCKS, WIDTHS, strict=True)):
+        outer = side
+        side = side // 2 if stage else side
+        count += 2 * width * outer**2 + (2 * width + 4 * width) * side**2 + 4 * width * side**2  # the first block
+        count += 4 * width * side**2  # its shortcut before BatchNorm
+        count += (blocks - 1) * (4 * width + 2 * 4 * width) * side**2
+    count += 2048 + 512 + 12 + 1000 + 1000  # both heads, and the teacher's log-probabilities
+    return 4 * batch * count
+
+
+def test_parameters_of_each_group_equal_an_independent_count(paper: Plan) -> None:
+    stages: dict[str, int] = {}
+    for name, size in paper.groups.items():
+        stages[name.split(".")[0]] = stages.get(name.split(".")[0], 0) + size
+    assert stages == resnet101_groups()
+    frozen = 2048 * 1000 + 1000
+    assert sum(stages.values()) - stages["head"] + frozen == 44_549_160  # as torchvision documents ResNet-101
+    statistics = 52_672  # BatchNorm's channels; checked through the weights below
+    buffers = 2 * 4 * statistics + 8 * 104 + 2 * 4 * 3  # mean, variance; step counters; the image's mean and sd
+    assert paper.memory["weights"] == 4 * (sum(stages.values()) + frozen) + buffers
+    assert paper.memory["gradients"] == paper.memory["momentum"] == 4 * sum(stages.values())
+
+
+def test_steps_and_evaluations_of_the_paper_profile(paper: Plan) -> None:
+    assert paper.images == (TRAIN, 1524, 55_388) and paper.classes == len(visda.CLASSES) == 12
+    assert paper.steps == 30 * (150_873 // 32) == 141_420
+    assert paper.evaluations == 31
+    assert "as published, not on disk" in report(paper)
+
+
+def test_flops_agree_with_the_published_count(paper: Plan) -> None:
+    one, step = paper.flops
+    assert one == pytest.approx(2 * 7.8e9, rel=0.05)  # torchvision: 7.80 G multiply-adds at 224 px
+    assert step == pytest.approx(32 * 3 * one, rel=0.01)  # backward: twice the forward, but for the first layer
+    assert paper.seconds["training"] == pytest.approx(paper.steps * step / 15e12)
+    assert paper.seconds["teacher"] == pytest.approx(TRAIN * one / 15e12)
+    looks = 31 * (1524 + 2 * 55_388) + 1524 + 55_388
+    assert paper.seconds["evaluation"] == pytest.approx(looks * one / 15e12)
+
+
+def test_activations_of_resnet101_agree_with_a_count_by_hand(paper: Plan) -> None:
+    assert paper.memory["activations"] == pytest.approx(resnet101_activations(32, 224), rel=0.01)
+
+
+def test_disk_of_the_paper_profile(paper: Plan) -> None:
+    assert paper.disk["teacher cache"] == TRAIN * 1000 * 4
+    assert paper.disk["image cache"] == (TRAIN + 1524 + 55_388) * 224 * 224 * 3
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.1])
+def test_activation_bytes_on_meta_equal_those_saved_on_the_cpu(guidance: float) -> None:
+    config = make_config(PROFILES["toy"], {"guidance": guidance})
+    student, sizes = build(config, 3), {}
+    own = {t.data_ptr() for t in student.state_dict().values()}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    x = torch.zeros(config.batch, 3, config.size, config.size, dtype=torch.uint8)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        logits, imagenet = student(x)
+        loss = nn.functional.cross_entropy(logits, torch.zeros(config.batch, dtype=torch.long))
+        if guidance:
+            old = torch.zeros_like(imagenet)
+            loss = loss + guidance * nn.functional.kl_div(
+                imagenet.log_softmax(1), old, log_target=True, reduction="batchmean"
+            )
+    # In eval mode BatchNorm on meta returns the mean and deviation that training would save: two a channel.
+    statistics = sum(b.nbytes for name, b in student.named_buffers() if "running" in name)
+    assert 0 <= measure(student.to("meta"), config)[0] - sum(sizes.values()) <= statistics < 0.01 * sum(sizes.values())
+    del loss  # until here it kept what was saved
+
+
+def test_mixed_precision_halves_the_activations() -> None:
+    assert toy(precision="bf16").memory["activations"] == toy().memory["activations"] // 2
+    assert "halved for bf16" in report(toy(precision="bf16"))
+
+
+def test_only_a_guided_run_needs_a_teacher_cache() -> None:
+    plain, guided = toy(), toy(guidance=0.1)
+    assert plain.disk["teacher cache"] == 0 and plain.seconds["teacher"] == 0
+    assert guided.disk["teacher cache"] == 48 * 1000 * 4 and guided.seconds["teacher"] > 0
+
+
+def test_the_toy_profile_is_counted_in_its_data() -> None:
+    plan = toy()
+    assert (plan.images, plan.classes, plan.steps, plan.evaluations) == ((48, 12, 24), 3, 8, 3)
+    assert plan.disk["image cache"] == 0  # generated, never kept
+    assert "counted in the data" in report(plan)
+
+
+def test_a_run_without_steps_takes_no_gradients() -> None:
+    plan = toy(steps=0)
+    assert plan.seconds["training"] == 0 and plan.evaluations == 1
+    assert plan.memory["gradients"] == plan.memory["momentum"] == plan.memory["activations"] == 0
+    assert "0 steps" in report(plan)
+
+
+def test_visda_at_hand_is_counted(tmp_path: Path) -> None:
+    for split, lines in (("train", 250), ("validation", 7)):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "image_list.txt").write_text("".join(f"bus/{i}.png 2\n" for i in range(lines)))
+    overrides = {"data": "visda17", "source": str(tmp_path)}
+    assert toy(**overrides).images == (247, 3, 7)
+
+
+def test_the_report_says_every_part_with_its_unit(paper: Plan) -> None:
+    text = report(paper)
+    for name, size in paper.groups.items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"  {name} ")]
+        assert f"{size:,}" in line and line.endswith("0.0001" if name == "head" else "1e-05")
+    for part in (*paper.memory, *paper.disk, *paper.seconds, *type(paper.config).model_fields):
+        assert f"\n  {part} " in text
+    assert "resolved configuration" in text and "assuming 15 TFLOP/s" in text
+    assert "141,420 steps of 32 images, 30 epochs of 4,714 steps" in text
+    assert " GB" in text and " h" in text and "150,873 training images" in text
+
+
+def test_throughput_is_an_assumption_that_scales_the_time() -> None:
+    config = make_config(PROFILES["toy"])
+    slow, fast = dry_run(config, tflops=1.0), dry_run(config, tflops=4.0)
+    assert sum(slow.seconds.values()) == pytest.approx(4 * sum(fast.seconds.values()))
+    assert "assuming 4 TFLOP/s" in report(fast)
+
+
+def test_errors_say_what_to_do(tmp_path: Path) -> None:
+    config = make_config(PROFILES["toy"])
+    with pytest.raises(AsgError, match="above 0"):
+        dry_run(config, tflops=0.0)
+    with pytest.raises(AsgError, match="lower batch"):
+        toy(batch=49)
+    with pytest.raises(AsgError, match="change size or backbone"):
+        toy(backbone="timm:test_vit_relpos")
+    with pytest.raises(AsgError, match="does not exist"):
+        toy(data="folder", source=str(tmp_path / "nowhere"))

@@ -1,0 +1,156 @@
+"""The catalogue: every arm starts, every published number has its source, a wrong name is answered with the right ones."""
+
+import dataclasses
+import math
+
+import pytest
+
+from asg import AsgError
+from asg.experiments import EXPERIMENTS, PROFILES, Experiment, get
+from asg.trainers.classification import train
+
+ARMS = [(e.id, arm) for e in EXPERIMENTS.values() for arm in e.arms]
+# Read in Chen et al. 2021 (CSG), table 1: the only numbers that may be printed for VisDA-17.
+CSG_TABLE_1 = {49.3, 53.3, 56.4, 57.6, 57.1, 61.1, 64.05}
+
+
+def two_steps(experiment: Experiment, arm: str) -> dict:
+    """What makes an arm's run short: two steps, one evaluation after them; an arm that does not train stays so."""
+    return {} if experiment.arms[arm].get("steps") == 0 else {"steps": 2, "evaluations": 1}
+
+
+@pytest.mark.parametrize(("name", "arm"), ARMS)
+def test_every_arm_takes_two_steps_on_the_toy_data(name: str, arm: str, tmp_path, monkeypatch):
+    monkeypatch.setenv("ASG_DATA", str(tmp_path / "data"))
+    experiment = get(name)
+    overrides = two_steps(experiment, arm)
+    config = experiment.config("toy", arm, experiment.seeds[0], overrides)
+    seen = []
+    result, student = train(config, tmp_path, device="cpu", on_evaluation=seen.append)
+    steps = [0, 2] if overrides else [0]
+    assert [e["step"] for e in result["evaluations"]] == steps
+    assert result["evaluations"] == seen
+    assert result["final"] == seen[-1]
+    assert result["steps"] == steps[-1]
+    assert math.isfinite(result["final"][experiment.metric])
+    assert not student.training
+    moved = max(result["final"]["drift"].values()) > 0
+    assert moved == bool(overrides and config.backbone_factor)
+    assert ("train_guidance" in result["final"]) == bool(overrides and config.guidance)
+
+
+def test_the_oracle_is_the_untrained_networks_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASG_DATA", str(tmp_path / "data"))
+    result, _ = train(get("oracle").config("toy", "imagenet", 0), tmp_path, device="cpu")
+    assert (result["steps"], len(result["evaluations"])) == (0, 1)
+    final = result["final"]
+    assert (final["step"], final["agreement"], final["kl"]) == (0, 1.0, pytest.approx(0.0, abs=1e-6))
+    assert set(final["drift"].values()) == {0.0}
+    assert result["best_on_target"] == final
+
+
+def test_arms_start_from_the_same_network(tmp_path, monkeypatch):
+    """At step 0 nothing but the rates and λ tells the arms of one experiment and seed apart."""
+    monkeypatch.setenv("ASG_DATA", str(tmp_path / "data"))
+    experiment, starts = get("guidance"), []
+    for arm in experiment.arms:
+        (tmp_path / arm).mkdir()
+        config = experiment.config("toy", arm, 3, {"steps": 0})
+        starts.append(train(config, tmp_path / arm, device="cpu")[0]["final"])
+    assert len(starts) == 4
+    assert all(start == starts[0] for start in starts)
+
+
+@pytest.mark.parametrize(("name", "arm"), ARMS)
+@pytest.mark.parametrize("profile", ["toy", "mini", "paper"])
+def test_every_arm_is_a_valid_configuration_of_every_profile(profile: str, name: str, arm: str):
+    config = get(name).config(profile, arm, 7)
+    assert (config.profile, config.seed) == (profile, 7)
+    for field, value in get(name).arms[arm].items():
+        given = getattr(config, field)
+        if isinstance(value, dict):
+            given = {key: getattr(given, key) for key in value}
+        assert given == value
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_arms_of_an_experiment_are_different_runs(name: str):
+    identities = [get(name).config("mini", arm, 0).identity() for arm in get(name).arms]
+    assert len(set(identities)) == len(identities)
+
+
+def test_the_guidance_arms_differ_in_nothing_but_backbone_rate_and_guidance():
+    configs = {arm: get("guidance").config("paper", arm, 0) for arm in get("guidance").arms}
+    assert {arm: (c.backbone_factor, c.guidance) for arm, c in configs.items()} == {
+        "large": (1.0, 0.0),
+        "large_proxy": (1.0, 0.1),
+        "small": (0.1, 0.0),
+        "small_proxy": (0.1, 0.1),
+    }
+    rest = {c.model_copy(update={"backbone_factor": 0.0, "guidance": 0.0}).to_json() for c in configs.values()}
+    assert len(rest) == 1
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_is_filed_under_its_id_and_refers_to_its_own_arms(name: str):
+    experiment = EXPERIMENTS[name]
+    assert experiment.id == name
+    assert experiment.question.endswith("?")
+    assert len(set(experiment.seeds)) == len(experiment.seeds) > 0
+    assert {arm for pair in experiment.differences for arm in pair} <= set(experiment.arms)
+    assert all(a != b for a, b in experiment.differences)
+    assert set(experiment.published) <= set(experiment.arms)
+
+
+def test_every_published_value_has_a_source_and_stands_in_it():
+    published = [p for e in EXPERIMENTS.values() for p in e.published.values()]
+    assert len(published) >= 2
+    assert {p.source for p in published} == {"Chen et al. 2021 (CSG), table 1, VisDA-17, ResNet-101"}
+    assert {p.value for p in published} <= CSG_TABLE_1
+    assert get("oracle").published["imagenet"].value == 53.3
+    assert get("guidance").published["small"].value == 49.3
+
+
+def test_the_paper_profile_has_the_papers_settings():
+    c = get("guidance").config("paper", "small_proxy", 0)
+    assert (c.data, c.backbone, c.weights, c.size) == ("visda17", "torchvision:resnet101", "pretrained", 224)
+    assert (c.batch, c.epochs, c.head_width, c.warmup) == (32, 30, 512, 100)
+    assert (c.lr, c.backbone_factor, c.guidance) == (1e-4, 0.1, 0.1)
+    assert (c.momentum, c.weight_decay, c.sgd) == (0.9, 5e-4, "reference")
+
+
+def test_profiles_are_stamped_with_their_name():
+    assert {name: base["profile"] for name, base in PROFILES.items()} == {name: name for name in PROFILES}
+
+
+def test_an_unknown_experiment_is_named_with_those_there_are():
+    with pytest.raises(AsgError) as caught:
+        get("tabel1")
+    assert "'tabel1'" in str(caught.value)
+    assert all(name in str(caught.value) for name in EXPERIMENTS)
+
+
+def test_an_unknown_arm_is_named_with_those_there_are():
+    with pytest.raises(AsgError) as caught:
+        get("guidance").config("toy", "smal", 0)
+    assert "'smal'" in str(caught.value)
+    assert "'guidance'" in str(caught.value)
+    assert all(arm in str(caught.value) for arm in get("guidance").arms)
+
+
+def test_an_unknown_profile_is_named_with_those_there_are():
+    with pytest.raises(AsgError) as caught:
+        get("guidance").config("huge", "small", 0)
+    assert "'huge'" in str(caught.value)
+    assert all(profile in str(caught.value) for profile in PROFILES)
+
+
+def test_overrides_come_after_the_arm_and_are_checked():
+    assert get("guidance").config("toy", "small", 0, {"backbone_factor": 0.5}).backbone_factor == 0.5
+    with pytest.raises(AsgError, match="batsch"):
+        get("guidance").config("toy", "small", 0, {"batsch": 3})
+
+
+def test_an_experiment_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        get("guidance").metric = "kept"

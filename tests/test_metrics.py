@@ -1,0 +1,176 @@
+"""Metrics against scikit-learn and against cases small enough to work out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score, recall_score
+
+from asg.data.images import UNLABELLED, ImageSet
+from asg.metrics import FLOOR, accuracy_per_class, class_map, evaluate_photos, forward_all, mean_per_class
+
+CPU = torch.device("cpu")
+
+
+def photos(labels: list[int], classes: tuple[str, ...], imagenet: list[int] | None = None, size: int = 4) -> ImageSet:
+    """Image i is grey i on its left half and grey 100 + i on its right half."""
+
+    def decode(i: int) -> np.ndarray:
+        image = np.full((size, size, 3), i, dtype=np.uint8)
+        image[:, size // 2 :] += 100
+        return image
+
+    known = None if imagenet is None else torch.tensor(imagenet)
+    return ImageSet(decode, torch.tensor(labels), classes, tuple(map(str, range(len(labels)))), "f", known)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mean_per_class_is_sklearns_balanced_accuracy(seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.cat([torch.arange(6), torch.randint(0, 6, (60,), generator=generator) ** 2 // 6])
+    predicted = torch.where(torch.rand(66, generator=generator) < 0.5, labels, labels.flip(0))
+    expected = balanced_accuracy_score(labels.numpy(), predicted.numpy())
+    assert mean_per_class(predicted, labels, 6) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_mean_per_class_leaves_out_classes_without_images(seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 3, (40,), generator=generator) * 2  # classes 1, 3, 5, 6 have no image
+    predicted = torch.randint(0, 7, (40,), generator=generator)
+    expected = recall_score(labels.numpy(), predicted.numpy(), labels=[0, 2, 4], average="macro")
+    assert mean_per_class(predicted, labels, 7) == pytest.approx(expected, rel=1e-6)
+
+
+def test_mean_per_class_weighs_a_rare_class_like_a_common_one():
+    labels = torch.tensor([0] * 9 + [1])
+    assert mean_per_class(torch.zeros(10, dtype=torch.long), labels, 2) == 0.5
+
+
+def test_accuracy_per_class_counts_each_class_and_is_nan_without_images():
+    result = accuracy_per_class(torch.tensor([0, 1, 1, 3, 0]), torch.tensor([0, 0, 1, 1, 0]), 4)
+    torch.testing.assert_close(result, torch.tensor([2 / 3, 1 / 2, math.nan, math.nan]), equal_nan=True)
+
+
+def test_class_map_marks_exactly_the_listed_pairs():
+    result = class_map({"b": [0, 3], "a": [4], "none": []}, ("a", "none", "b"), 6)
+    expected = torch.zeros(6, 3)
+    for row, column in ((0, 2), (3, 2), (4, 0)):
+        expected[row, column] = 1
+    assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 64])
+def test_forward_all_answers_in_the_order_of_the_images_for_any_batch(batch: int):
+    (values,) = forward_all(lambda x: (x[:, 0, 0, 0].float(),), photos([0] * 5, ("a",)), batch, CPU)
+    assert values.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_forward_all_mirrors_left_and_right_only():
+    def corners(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x[:, 0, 0, 0], x[:, 1, -1, 0]  # top left, bottom left
+
+    for mirror, expected in ((False, [0, 1, 2]), (True, [100, 101, 102])):
+        top, bottom = forward_all(corners, photos([0] * 3, ("a",)), 2, CPU, mirror=mirror)
+        assert top.tolist() == bottom.tolist() == expected
+    tall = ImageSet(
+        lambda i: np.arange(4, dtype=np.uint8).reshape(4, 1, 1).repeat(4, 1).repeat(3, 2),
+        torch.zeros(1, dtype=torch.long),
+        ("a",),
+        ("0",),
+        "f",
+    )
+    (column,) = forward_all(lambda x: (x[:, 0, :, 0],), tall, 1, CPU, mirror=True)
+    assert column.tolist() == [[0, 1, 2, 3]]  # not upside down
+
+
+def test_forward_all_answers_in_float32_without_gradient():
+    weight = torch.ones(1, requires_grad=True)
+    (values,) = forward_all(lambda x: ((x[:, 0, 0, 0] * weight).half(),), photos([0] * 2, ("a",)), 2, CPU)
+    assert values.dtype == torch.float32
+    assert not values.requires_grad
+
+
+def test_accuracy_is_the_argmax_of_the_mean_sigmoid_of_image_and_mirror():
+    plain = torch.tensor(
+        [
+            [0.0, 2.0],  # mean sigmoids .75, .806 → 1; mean logits 10, 1.5 → 0; mirror alone → 0
+            [0.0, 1.0],  # mean sigmoids .741, .5 → 0; image alone → 1
+            [-2.0, -5.0],  # mean sigmoids .310, .315 → 1; mean softmax .67, .33 → 0
+        ]
+    )
+    mirrored = torch.tensor([[20.0, 1.0], [4.0, -1.0], [0.0, 0.5]])
+    assert mirrored[0].argmax() == 0
+    assert (plain + mirrored).argmax(1)[0] == 0
+    assert plain[1].argmax() == 1
+    assert (plain.softmax(1) + mirrored.softmax(1)).argmax(1)[2] == 0
+    kept = torch.zeros(3, 4)
+    numbers = evaluate_photos((plain, kept), (mirrored, kept), photos([1, 0, 1], ("a", "b")), kept, None)
+    assert numbers["accuracy"] == 1.0
+    assert numbers["per_class"] == {"a": 1.0, "b": 1.0}
+
+
+def test_accuracy_is_the_mean_over_classes_and_overall_the_share_of_photos():
+    logits = torch.tensor([[3.0, 0, 0], [3, 0, 0], [3, 0, 0], [0, 3, 0]])
+    kept = torch.zeros(4, 4)
+    numbers = evaluate_photos((logits, kept), (logits, kept), photos([0, 0, 1, 1], ("a", "b", "c")), kept, None)
+    assert numbers["accuracy"] == pytest.approx((1 + 1 / 2) / 2)  # c has no photo
+    assert numbers["overall"] == pytest.approx(3 / 4)
+    assert numbers["per_class"] == {"a": 1.0, "b": 0.5}
+
+
+def probabilities(*rows: list[float]) -> torch.Tensor:
+    """Logits whose softmax is each row; shifted row by row, which must not matter."""
+    logits = torch.tensor(rows, dtype=torch.float32).log()
+    return logits + torch.arange(len(rows)).unsqueeze(1)
+
+
+def test_agreement_imagenet_kept_and_product_on_a_case_worked_out_by_hand():
+    # ImageNet classes 0 and 1 mean a, 2 means b, 3 means nothing; c is meant by none.
+    names = ("a", "b", "c")
+    mapping = class_map({"a": [0, 1], "b": [2], "c": []}, names, 4)
+    plain = probabilities(
+        [0.30, 0.30, 0.35, 0.05],  # top-1 is 2 (b), summed over classes a wins
+        [0.05, 0.05, 0.20, 0.70],  # top-1 is unmapped; b is ahead of a
+        [0.30, 0.05, 0.05, 0.60],  # with the mirror a .45, b .15; the mirror alone says a too
+        [0.10, 0.10, 0.30, 0.50],  # the image says b, the mirror a, their mean a
+        [0.35, 0.25, 0.10, 0.30],  # the image says a, the mirror b, their mean a
+    )
+    mirrored = probabilities(
+        [0.30, 0.30, 0.35, 0.05],
+        [0.05, 0.05, 0.20, 0.70],
+        [0.50, 0.05, 0.25, 0.20],
+        [0.40, 0.40, 0.10, 0.10],
+        [0.10, 0.10, 0.30, 0.50],
+    )
+    reference = probabilities(
+        [0.1, 0.1, 0.7, 0.1],  # 2: agrees
+        [0.1, 0.1, 0.7, 0.1],  # 2: differs from 3
+        [0.1, 0.1, 0.1, 0.7],  # 3: agrees
+        [0.1, 0.1, 0.1, 0.7],  # 3: agrees
+        [0.1, 0.7, 0.1, 0.1],  # 1: differs from 0, though both mean a
+    )
+    # The task head's softmax, so that the product can be read off below.
+    task = probabilities([0.3, 0.5, 0.2], [0.90, 0.05, 0.05], [0.0005, 0.0005, 0.999], *[[0.4, 0.4, 0.2]] * 2)
+    images = photos([0, 1, 2, 0, 0], names, imagenet=[2, UNLABELLED, 0, UNLABELLED, UNLABELLED])
+    numbers = evaluate_photos((task, plain), (task, mirrored), images, reference, mapping)
+    assert numbers["agreement"] == pytest.approx(3 / 5)
+    assert numbers["imagenet"] == pytest.approx(1 / 2)  # of the two with an ImageNet class: 2 = 2, 3 ≠ 0
+    # kept: a, b, a, a, a; of the photos a, b, c, a, a: recall 1 (a), 1 (b), 0 (c).
+    assert numbers["kept"] == pytest.approx(2 / 3)
+    # product, photo by photo (FLOOR = .001 is what c gets):
+    #   .3·.6 = .18 beats .5·.35 → a;  .9·.1 = .09 beats .05·.2 → a (wrong);
+    #   .999·.001 = .001 beats .0005·.45 → c;  .4·.5 beats .4·.2 → a;  .4·.4 beats .4·.2 → a.
+    assert pytest.approx(0.001) == FLOOR
+    assert numbers["product"] == pytest.approx((1 + 0 + 1) / 3)
+
+
+def test_numbers_that_need_a_mapping_or_imagenet_labels_are_left_out_without_them():
+    logits, kept = torch.eye(2), torch.eye(2)
+    without = evaluate_photos((logits, kept), (logits, kept), photos([0, 1], ("a", "b")), kept, None)
+    assert without.keys() == {"accuracy", "overall", "per_class", "agreement"}
+    unlabelled = photos([0, 1], ("a", "b"), imagenet=[UNLABELLED] * 2)
+    numbers = evaluate_photos((logits, kept), (logits, kept), unlabelled, kept, torch.eye(2))
+    assert numbers.keys() == {"accuracy", "overall", "per_class", "agreement", "kept", "product"}
+    assert numbers["kept"] == numbers["product"] == 1.0

@@ -1,0 +1,148 @@
+"""The package's shape: which way imports point, what is documented, how long it is, what it must not do."""
+
+import ast
+import io
+import tokenize
+from pathlib import Path
+
+import pytest
+
+import asg
+
+PACKAGE = Path(asg.__file__).parent
+# From the lowest to the highest: a module imports from levels below its own only. asg.plots, asg.dryrun, asg.book
+# and asg.cli may come later; any other new module must be given its level here.
+LEVELS = [
+    ["asg"],
+    ["asg.config"],
+    ["asg.data.images"],
+    ["asg.data.folder", "asg.data.toy", "asg.data.mini", "asg.data.visda"],
+    ["asg.data"],
+    ["asg.losses", "asg.metrics", "asg.controllers"],
+    ["asg.models"],
+    ["asg.trainers"],
+    ["asg.trainers.optimiser"],
+    ["asg.trainers.loop"],
+    ["asg.trainers.classification"],
+    ["asg.records"],
+    ["asg.run"],
+    ["asg.experiments"],
+    ["asg.analysis"],
+    ["asg.plots"],
+    ["asg.dryrun"],
+    ["asg.book"],
+    ["asg.cli"],
+]
+LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
+MOST_LINES = 2000
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(name: str, source: str, is_package: bool = False) -> set[str]:
+    """Modules of the package that ``source`` (module ``name``) imports, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = name.split(".")
+                parents = parents[: len(parents) - node.level + is_package]
+                base = ".".join([*parents, base] if base else parents)
+            for alias in node.names:  # "from asg.data import toy" is the module, "… import Domains" the package
+                inner = f"{base}.{alias.name}"
+                found.add(inner if inner in FILES else base)
+    return {module for module in found if module.split(".")[0] == "asg"}
+
+
+def test_the_import_reader_sees_every_way_of_importing():
+    source = (
+        "import asg.run\nfrom asg import records, AsgError\nfrom asg.data import toy\nimport torch\n"
+        "def f():\n    from .loop import fit\n    from ..config import RunConfig\n"
+    )
+    expected = {"asg.run", "asg.records", "asg", "asg.data.toy", "asg.trainers.loop", "asg.config"}
+    assert imports("asg.trainers.classification", source) == expected
+    assert imports("asg.data", "from . import toy", is_package=True) == {"asg.data.toy"}
+
+
+def test_every_module_has_a_level():
+    assert sorted(FILES.keys() - LEVEL.keys()) == []
+    assert sorted(LEVEL.keys() - FILES.keys() - {"asg.plots", "asg.dryrun", "asg.book", "asg.cli"}) == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_import_points_upward(name: str):
+    found = imports(name, FILES[name].read_text(), FILES[name].name == "__init__.py")
+    upward = [module for module in found if LEVEL.get(module, len(LEVELS)) >= LEVEL.get(name, -1)]
+    assert upward == []
+
+
+def public(tree: ast.Module) -> list[tuple[str, ast.AST]]:
+    """Public classes and functions at the top of a module, and the public methods of its classes."""
+    found = []
+
+    def look(body: list[ast.stmt], prefix: str) -> None:
+        for node in body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.name[0] != "_":
+                found.append((prefix + node.name, node))
+                if isinstance(node, ast.ClassDef):
+                    look(node.body, f"{prefix}{node.name}.")
+
+    look(tree.body, "")
+    return found
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_everything_public_has_a_docstring(name: str):
+    tree = ast.parse(FILES[name].read_text())
+    bare = [what for what, node in [("the module", tree), *public(tree)] if not ast.get_docstring(node)]
+    assert bare == []
+
+
+def test_the_docstring_check_finds_what_lacks_one():
+    tree = ast.parse('class A:\n    """A."""\n    def f(self): ...\n    def _g(self): ...\ndef h(): ...\n')
+    assert [what for what, node in public(tree) if not ast.get_docstring(node)] == ["A.f", "h"]
+
+
+def code_lines(source: str) -> int:
+    """Lines that hold code: no blank lines, comments and docstrings."""
+    documented = {
+        line
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None
+        for line in range(node.body[0].lineno, node.body[0].end_lineno + 1)
+    }
+    layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    tokens = [t for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type not in layout]
+    return len({line for t in tokens for line in range(t.start[0], t.end[0] + 1)} - documented)
+
+
+def test_code_lines_leave_out_what_only_a_reader_needs():
+    assert (
+        code_lines(
+            '"""Doc."""\n\n# why\nx = 1\n\n\ndef f():\n    """Doc\n    more."""\n    return (\n        x\n    )\n'
+        )
+        == 5
+    )
+
+
+def test_the_package_is_under_two_thousand_lines_of_code():
+    lines = {name: code_lines(path.read_text()) for name, path in FILES.items()}
+    assert sum(lines.values()) < MOST_LINES, lines
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_device_and_random_generator_are_never_global(name: str):
+    calls = [
+        ast.unparse(node.func) for node in ast.walk(ast.parse(FILES[name].read_text())) if isinstance(node, ast.Call)
+    ]
+    seeds = {"torch.manual_seed", "torch.cuda.manual_seed_all", "np.random.seed", "random.seed", "set_seed"}
+    assert [call for call in calls if call.endswith(".cuda") or call in seeds] == []
