@@ -1,7 +1,5 @@
 """Records → numbers: means, intervals, differences, curves."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Bind a chapter to its experiment, execute the chapters, build the HTML."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -9,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +25,8 @@ from asg.run import run
 BOOK = records.REPOSITORY / "book"
 STAGED = BOOK / "_build" / "executed"
 HTML = BOOK / "_build" / "html"
+COLUMNS = {"accuracy": "task head", "kept": "kept head", "product": "both heads"}
+COLUMNS |= {"agreement": "agreement", "imagenet": "ImageNet"}
 CHAPTER_SECONDS = 600  # a chapter that takes longer has hung
 PARAMETERS = {"profile": str, "seeds": (list, tuple), "arms": (list, tuple), "overrides": dict, "fresh": bool}
 
@@ -45,9 +44,6 @@ def check_parameters(given: Mapping) -> None:
             raise AsgError(
                 f"The parameter {name!r} must be a {wanted}, got {value!r}: `papermill -y` keeps types, `-p` may not."
             )
-    for seed in given.get("seeds", []):
-        if not isinstance(seed, int) or isinstance(seed, bool):
-            raise AsgError(f"The parameter 'seeds' must list whole numbers, got {seed!r}.")
 
 
 def injected(notebook_globals: Mapping) -> None:
@@ -81,7 +77,7 @@ class Bound:
         for arm, found in self.arms.items():
             cells = {"n": len(found) or "—"}
             for metric in metrics:
-                cells[plots.NAMES.get(metric, metric)] = show(summary.loc[arm, metric])
+                cells[COLUMNS[metric]] = show(summary.loc[arm, metric])
             best = analysis.estimate(list(analysis.by_seed(found, self.experiment.metric, "best_on_target").values()))
             cells["oracle selection"] = show(best)
             published = self.experiment.published.get(arm)
@@ -95,7 +91,7 @@ class Bound:
         for a, b in self.experiment.differences:
             if a in self.arms and b in self.arms:
                 found = {m: analysis.difference(self.arms[a], self.arms[b], m) for m in metrics}
-                rows[f"{a} − {b}"] = {plots.NAMES.get(m, m): show_interval(e) for m, e in found.items()}
+                rows[f"{a} − {b}"] = {COLUMNS[m]: show_interval(e) for m, e in found.items()}
         return styled(pd.DataFrame(rows).T)
 
     def findings(self, metrics: Sequence[str]) -> Markdown:
@@ -129,16 +125,12 @@ class Bound:
 
 def show(e: analysis.Estimate) -> str:
     """``mean ± sd`` in per cent; one value has no sd, none is a dash."""
-    if e.n == 0:
-        return "—"
-    return f"{100 * e.mean:.1f}" + (f" ± {100 * e.sd:.1f}" if e.n > 1 else "")
+    return "—" if e.n == 0 else f"{100 * e.mean:.1f}" + (f" ± {100 * e.sd:.1f}" if e.n > 1 else "")
 
 
 def show_interval(e: analysis.Estimate) -> str:
     """``mean [low, high]`` in points."""
-    if e.n < 2:
-        return "—"
-    return f"{100 * e.mean:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
+    return "—" if e.n < 2 else f"{100 * e.mean:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
 
 
 def styled(table: pd.DataFrame) -> Styler:
@@ -196,21 +188,23 @@ def figure(drawn: Figure) -> Figure:
 
 
 def trials(bound: Bound) -> pd.DataFrame:
-    """Plain training in each setting: what it reaches, what the ImageNet network knew, what it left unreached."""
+    """Plain training in each setting, in per cent: what the ImageNet network knew, what training reached and kept."""
+    names = (
+        "ImageNet network",
+        "trained, last",
+        "trained, best",
+        "left unreached",
+        "kept head, last",
+        "agreement, last",
+    )
     rows = {}
-    for arm, found in bound.arms.items():
-        start, end = (found[0]["evaluations"][0], found[0]["final"]) if found else ({}, {})
-        rows[arm] = {
-            "ImageNet network": start.get("kept"),
-            "trained, last": end.get("accuracy"),
-            "trained, best": found[0]["best_on_target"]["accuracy"] if found else None,
-            "left unreached": start["kept"] - end["accuracy"] if found else None,
-            "kept head, last": end.get("kept"),
-            "agreement, last": end.get("agreement"),
-        }
-    table = pd.DataFrame(rows).T.map(lambda share: "—" if share is None else f"{100 * share:.1f}")
-    table["validation loss"] = [f"{f[0]['final']['validation_loss']:.2f}" if f else "—" for f in bound.arms.values()]
-    return table
+    for arm, record in ((arm, found[0]) for arm, found in bound.arms.items() if found):
+        knew, end = record["evaluations"][0]["kept"], record["final"]
+        best, reached = record["best_on_target"]["accuracy"], end["accuracy"]
+        shares = (knew, reached, best, knew - reached, end["kept"], end["agreement"])
+        rows[arm] = {name: f"{100 * share:.1f}" for name, share in zip(names, shares, strict=True)}
+        rows[arm]["validation loss"] = f"{end['validation_loss']:.2f}"
+    return pd.DataFrame(rows).T
 
 
 def status() -> Styler:
@@ -229,14 +223,10 @@ def run_times(profile: str) -> pd.DataFrame:
     """Number of records, median seconds, greatest memory and hardware of each experiment's runs."""
     rows = {}
     for name in EXPERIMENTS:
-        found = [r for runs in bind(name, profile).arms.values() for r in runs]
-        if found:
-            rows[name] = {
-                "runs": len(found),
-                "median seconds": f"{pd.Series([r['seconds'] for r in found]).median():.0f}",
-                "peak memory, MB": max(r["peak_memory_mb"] for r in found),
-                "device": ", ".join(sorted({f"{r['platform']} {r['device']}" for r in found})),
-            }
+        if found := [r for runs in bind(name, profile).arms.values() for r in runs]:
+            seconds, memory = pd.Series([r["seconds"] for r in found]).median(), max(r["peak_memory_mb"] for r in found)
+            devices = ", ".join(sorted({f"{r['platform']} {r['device']}" for r in found}))
+            rows[name] = {"runs": len(found), "median s": f"{seconds:.0f}", "peak MB": memory, "device": devices}
     return pd.DataFrame(rows).T
 
 
@@ -287,12 +277,10 @@ def execute(notebook: Path) -> float:
     partial, began = out.with_name(f"running-{out.name}"), time.monotonic()
     print(f"executing {notebook.relative_to(BOOK)} …", flush=True)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of papermill and its kernel client, not of the chapter
-            papermill.execute_notebook(
-                notebook, partial, kernel_name="python3", cwd=notebook.parent, progress_bar=False,
-                execution_timeout=CHAPTER_SECONDS, log_output=False,
-            )  # fmt: skip
+        papermill.execute_notebook(
+            notebook, partial, kernel_name="python3", cwd=notebook.parent, progress_bar=False,
+            execution_timeout=CHAPTER_SECONDS, extra_arguments=["--log-level=40"],
+        )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         raise AsgError(f"{notebook.name} fails in cell {error.exec_count}: {error.ename}: {error.evalue}") from None
     seconds = time.monotonic() - began
@@ -315,7 +303,7 @@ def build() -> Path:
         return first
     shutil.rmtree(HTML.parent / ".doctrees", ignore_errors=True)  # sphinx warns of a page only when it reads it
     options = ["--path-output", str(BOOK), "-W", "-n", "--keep-going"]
-    command = [sys.executable, "-m", "jupyter_book", "build", str(STAGED), *options]
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(STAGED), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not first.exists():
         (HTML.parent / "build.log").write_text(done.stdout + done.stderr)

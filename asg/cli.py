@@ -1,8 +1,5 @@
 """The `asg` command."""
 
-from __future__ import annotations
-
-import csv
 import json
 import os
 import subprocess
@@ -155,7 +152,10 @@ def model_of(source: Path, target: Path | None, out: Path, overrides: dict, devi
     config = make_config(PROFILES["own"], folders, overrides)
     folder = make_folder(out)
     with records.lock(folder):
-        records.write_text(folder / "config.json", check_same(folder / "config.json", config))
+        kept = folder / "config.json"
+        if (folder / "checkpoint.pt").exists() and kept.exists() and kept.read_text() != config.to_json():
+            raise AsgError(f"{folder} holds an unfinished run of other settings: give another --out, or remove it.")
+        records.write_text(kept, config.to_json())
         result, student = train_once(config, folder, device)
         classes = tuple(sorted(p.name for p in source.iterdir() if p.is_dir() and not p.name.startswith(".")))
         models.save_model(student, config, classes, folder)
@@ -165,14 +165,6 @@ def model_of(source: Path, target: Path | None, out: Path, overrides: dict, devi
     return result
 
 
-def check_same(path: Path, config: RunConfig) -> str:
-    """The text of ``config`` for ``path``; a checkpoint of other settings is refused."""
-    text = config.to_json()
-    if (path.parent / "checkpoint.pt").exists() and path.exists() and path.read_text() != text:
-        raise AsgError(f"{path.parent} holds an unfinished run of other settings: give another --out, or remove it.")
-    return text
-
-
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="Folder that `asg train` wrote.")],
@@ -180,14 +172,13 @@ def predict(
 ) -> None:
     """Class and probability of each image, as CSV. The image and its mirror are averaged."""
     student, config, classes = models.load_model(model)
-    writer = csv.writer(sys.stdout)
-    writer.writerow(["image", "class", "probability"])
+    print("image,class,probability")
     for path in images:
         pixels = torch.from_numpy(square(opaque(read_image(path)), config.size).copy())  # (H, W, 3)
         x = pixels.permute(2, 0, 1)[None]  # (1, 3, H, W)
         with torch.inference_mode():
             both = (student(x)[0].softmax(1) + student(x.flip(3))[0].softmax(1))[0] / 2
-        writer.writerow([path, classes[int(both.argmax())], f"{float(both.max()):.4f}"])
+        print(f'"{path}",{classes[int(both.argmax())]},{float(both.max()):.4f}')
 
 
 @app.command(name="book")

@@ -1,7 +1,5 @@
 """What a run would take, said before it starts: no weights are needed, no image is decoded."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,24 +100,21 @@ def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
     evaluations, outputs = len(evaluation_steps(steps, config.evaluations)), 4 * student.kept_head.out_features
     taught, seen = train if config.guidance else 0, held_out + photos
     passes = seen + evaluations * (seen + photos)  # the teacher's, then each evaluation's: photos are mirrored too
-    images_kept = 0 if config.data == "toy" else train + seen
-    one, second = forward / config.batch, tflops * 1e12
+    kept, one, second = 0 if config.data == "toy" else train + seen, forward / config.batch, tflops * 1e12
     return Plan(
         config, (train, held_out, photos), classes, counted, groups, steps, evaluations,
         {"weights": weights, "gradients": trained, "momentum": trained, "activations": activations},
         {"teacher cache": taught * outputs, "evaluation cache": seen * outputs,
-         "image cache": images_kept * config.size**2 * 3, "checkpoint": weights + trained},
+         "image cache": kept * config.size**2 * 3, "checkpoint": weights + trained},
         (one, float(both)), tflops,
         {"training": steps * both / second, "teacher": taught * one / second, "evaluation": passes * one / second},
     )  # fmt: skip
 
 
 def _rows(values: dict[str, float], units: tuple[tuple[float, str], ...]) -> list[str]:
-    rows = []
-    for name, value in {**values, "total": sum(values.values())}.items():
-        size, unit = next((u for u in units if value >= u[0]), units[-1])
-        rows.append(f"  {name:<18}{value / size:>14,.2f} {unit}")
-    return rows
+    totalled = {**values, "total": sum(values.values())}
+    scaled = {name: next((u for u in units if v >= u[0]), units[-1]) for name, v in totalled.items()}
+    return [f"  {name:<18}{v / scaled[name][0]:>14,.2f} {scaled[name][1]}" for name, v in totalled.items()]
 
 
 def report(plan: Plan) -> str:
@@ -127,7 +122,6 @@ def report(plan: Plan) -> str:
     c, per_epoch = plan.config, plan.images[0] // plan.config.batch
     rates = {name: c.lr * (1.0 if name == "head" else c.backbone_factor) for name in plan.groups}
     sizes = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-    halved = "" if c.precision == "no" else f", halved for {c.precision}"
     return "\n".join(
         [
             "resolved configuration",
@@ -139,7 +133,8 @@ def report(plan: Plan) -> str:
             f"  {'total':<18}{sum(plan.groups.values()):>14,}",
             f"\nlength: {plan.steps:,} steps of {c.batch} images, {plan.steps / per_epoch:.4g} epochs of {per_epoch:,} "
             f"steps, {plan.evaluations} evaluations",
-            f"\nmemory of one device (no workspace; activations at batch {c.batch}, {c.size} px{halved})",
+            f"\nmemory of one device (no workspace; activations at batch {c.batch}, {c.size} px"
+            f"{'' if c.precision == 'no' else f', halved for {c.precision}'})",
             *_rows(plan.memory, sizes),
             "\ndisk (the teacher cache is read into host memory; no image cache that leaves under a tenth of the disk)",
             *_rows(plan.disk, sizes),

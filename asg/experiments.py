@@ -4,8 +4,6 @@ An arm is a visible dict of overrides, never a branch in the code. A profile is 
 arms override; results of two profiles never meet in one table.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -116,12 +114,7 @@ EXPERIMENTS = {
         Experiment(
             "lambda",
             "How much guidance?",
-            {
-                "0": {**SMALL, "guidance": 0.0},
-                "0.03": {**SMALL, "guidance": 0.03},
-                "0.1": {**SMALL, "guidance": 0.1},
-                "0.3": {**SMALL, "guidance": 0.3},
-            },
+            {f"{weight:g}": {**SMALL, "guidance": weight} for weight in (0.0, 0.03, 0.1, 0.3)},
             seeds=(0, 1, 2),
             differences=(("0.03", "0"), ("0.1", "0"), ("0.3", "0")),
         ),

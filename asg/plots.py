@@ -4,8 +4,6 @@ Sized for a phone: five inches wide, so that a ten-point letter is still legible
 Colours are Okabe and Ito's, safe for colour-blind readers; line style and marker repeat them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,5 @@
 """Results that outlive their run: what identifies them, where they lie, how they are written."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import json
@@ -98,8 +96,8 @@ def read(path: Path) -> list[dict]:
     for number, line in enumerate(path.read_text().splitlines(), 1):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise AsgError(f"{path}, line {number} is no record ({error}): remove the line and run it again.") from None
+        except json.JSONDecodeError:
+            record = None
         if not isinstance(record, dict):
             raise AsgError(f"{path}, line {number} is no record: remove the line and run it again.")
         if record.get("format") != FORMAT:

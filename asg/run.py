@@ -1,7 +1,5 @@
 """From a configuration to its record: train once, keep the result, never twice."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from datetime import UTC, datetime
 

@@ -1,7 +1,5 @@
 """Folders of images: ``DIR/<class>/<any name>.{jpg,png,…}``, as people have them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

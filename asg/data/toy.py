@@ -1,7 +1,5 @@
 """Generated shapes in two styles, seconds to train on: for tests only, never in the book."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from PIL import Image, ImageDraw

@@ -5,8 +5,6 @@ Layout (``data_scripts/visda17.py`` makes and verifies it): ``ROOT/train/image_l
 Following the paper, the validation photographs are what results are reported on.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch
@@ -14,10 +12,8 @@ import torch
 from asg import AsgError
 from asg.data.images import Domains, ImageSet, fingerprint_of, read_image, square
 
-CLASSES = (
-    "aeroplane", "bicycle", "bus", "car", "horse", "knife",
-    "motorcycle", "person", "plant", "skateboard", "train", "truck",
-)  # fmt: skip
+CLASSES = ("aeroplane", "bicycle", "bus", "car", "horse", "knife",
+           "motorcycle", "person", "plant", "skateboard", "train", "truck")  # fmt: skip
 HELD_OUT = 100  # every hundredth render is held out for validation on the synthetic side
 # ImageNet classes that mean a VisDA class, for the oracle; ImageNet has no horse but the sorrel,
 # and people, plants in pots and skateboards only by what stands near them.
