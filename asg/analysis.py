@@ -48,7 +48,7 @@ def by_seed(records: Sequence[dict], metric: str, which: str = "final") -> dict[
 
 
 def difference(records_a: Sequence[dict], records_b: Sequence[dict], metric: str) -> Estimate:
-    """Estimate of a − b, paired over the seeds that both have."""
+    """Estimate of a − b, paired over the seeds that both have (departure 12)."""
     a, b = by_seed(records_a, metric), by_seed(records_b, metric)
     return estimate([a[s] - b[s] for s in sorted(a.keys() & b.keys())])
 

@@ -173,8 +173,7 @@ def live(metrics: Sequence[str] = ("train_task", "validation", "accuracy", "agre
 
     def redraw(evaluation: dict) -> None:
         seen.append(evaluation)
-        table = analysis.curves({"this run": [{"seed": 0, "evaluations": seen}]}, metrics)
-        figure = plots.over_training(table, metrics)
+        figure = plots.over_training(analysis.curves({"run": [{"seed": 0, "evaluations": seen}]}, metrics), metrics)
         handle.update(figure)
         plots.plt.close(figure)
 

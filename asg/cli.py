@@ -12,7 +12,7 @@ import torch
 import typer
 from tqdm import tqdm
 
-from asg import AsgError, analysis, book, dryrun, models, records
+from asg import AsgError, analysis, book, dryrun, models, plots, records
 from asg.config import RunConfig, make_config
 from asg.data.folder import opaque
 from asg.data.images import make_folder, read_image, square
@@ -47,8 +47,7 @@ def parse_settings(settings: list[str]) -> dict:
 
 def describe(evaluation: dict) -> str:
     """One line about an evaluation, in per cent."""
-    shown = ("accuracy", "kept", "product", "agreement", "imagenet", "validation")
-    return "  ".join(f"{k} {100 * evaluation[k]:.1f}" for k in shown if k in evaluation)
+    return "  ".join(f"{k} {100 * evaluation[k]:.1f}" for k in plots.NAMES if k in plots.SHARES & evaluation.keys())
 
 
 @app.command()
@@ -174,8 +173,9 @@ def predict(
     student, config, classes = models.load_model(model)
     print("image,class,probability")
     for path in images:
-        pixels = torch.from_numpy(square(opaque(read_image(path)), config.size).copy())  # (H, W, 3)
-        x = pixels.permute(2, 0, 1)[None]  # (1, 3, H, W)
+        x = torch.from_numpy(square(opaque(read_image(path)), config.size).copy()).permute(2, 0, 1)[
+            None
+        ]  # (1, 3, H, W)
         with torch.inference_mode():
             both = (student(x)[0].softmax(1) + student(x.flip(3))[0].softmax(1))[0] / 2
         print(f'"{path}",{classes[int(both.argmax())]},{float(both.max()):.4f}')

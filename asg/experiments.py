@@ -16,7 +16,7 @@ PROFILES: dict[str, dict] = {
         "profile": "toy", "data": "toy", "size": 32, "backbone": "timm:test_efficientnet", "weights": "random",
         "head_width": 16, "steps": 8, "batch": 8, "lr": 0.01, "warmup": 2, "evaluations": 2, "threads": 1,
     },
-    # The embedded benchmark on a CPU. Its composition was decided by the experiment "setting" below, by
+    # The embedded benchmark on a CPU (departure 5). Its composition was decided by the experiment "setting" below, by
     # what happens to plain training. lr is that of the first trials, fixed before and not tuned (data appendix).
     "mini": {
         "profile": "mini", "data": "mini", "size": 128, "backbone": "timm:tf_efficientnet_lite0", "weights": "lite0",

@@ -25,7 +25,8 @@ class Student(nn.Module):
 
     The backbone and the task head (Linear → ReLU → Linear) are trained. The kept head is the
     ImageNet classifier, frozen. BatchNorm keeps its ImageNet statistics and trains its affine
-    parameters (paper, section 4.1): the backbone stays in eval mode throughout.
+    parameters (paper, section 4.1): the backbone stays in eval mode throughout (departure 7). The task
+    head starts from a generator of its own (departure 8).
     """
 
     def __init__(
@@ -168,7 +169,8 @@ def layer_groups(student: Student) -> dict[str, list[nn.Parameter]]:
     """Trained parameters by layer group, in the order of the network; the task head is last, ``head``.
 
     A group is a child of the backbone; a child that holds over four fifths of the parameters in
-    several parts of its own is split into them. ResNets get the paper's groups: conv1, bn1, layer1 … layer4.
+    several parts of its own is split into them. ResNets get the paper's groups: conv1, bn1, layer1 … layer4
+    (departure 10).
     """
     total = sum(p.numel() for p in student.backbone.parameters())
     groups: dict[str, list[nn.Parameter]] = {}

@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 from asg import AsgError
 from asg.data.images import Domains, ImageSet, fingerprint_of, read_image, square
 
-HELD_OUT = 10  # every tenth source image is held out for validation
+HELD_OUT = 10  # every tenth source image is held out for validation (departure 4)
 
 
 def scan(folder: Path, what: str) -> dict[str, list[Path]]:

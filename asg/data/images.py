@@ -142,7 +142,7 @@ class StepSampler(BatchSampler):
     """Batches of step ``start`` to ``stop``: epoch e is a permutation drawn from (seed, e).
 
     A resumed run starts at its step and sees exactly the batches that the uninterrupted one saw.
-    The last, incomplete batch of an epoch is dropped.
+    The last, incomplete batch of an epoch is dropped (departure 2).
     """
 
     drop_last = False

@@ -14,8 +14,8 @@ from asg.data.images import Domains, ImageSet, fingerprint_of, read_image, squar
 
 CLASSES = ("aeroplane", "bicycle", "bus", "car", "horse", "knife",
            "motorcycle", "person", "plant", "skateboard", "train", "truck")  # fmt: skip
-HELD_OUT = 100  # every hundredth render is held out for validation on the synthetic side
-# ImageNet classes that mean a VisDA class, for the oracle; ImageNet has no horse but the sorrel,
+HELD_OUT = 100  # every hundredth render is held out for validation on the synthetic side (departure 4)
+# ImageNet classes that mean a VisDA class, for the oracle (departure 11); ImageNet has no horse but the sorrel,
 # and people, plants in pots and skateboards only by what stands near them.
 IMAGENET_CLASSES = {
     "aeroplane": [404, 895], "bicycle": [444, 671], "bus": [654, 779, 874],

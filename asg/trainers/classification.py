@@ -33,7 +33,7 @@ def teacher_log_probabilities(student: Student, images: ImageSet, config: RunCon
     """Log-softmax ``(N, K)`` of the ImageNet network on ``images``, computed once and kept on disk.
 
     ASG feeds its network without augmentation, so the teacher's outputs are constants of the images
-    and the weights. ``student`` must still be at its start. The file is named by both.
+    and the weights (departure 3). ``student`` must still be at its start. The file is named by both.
     """
     path = cache_root() / "teacher" / f"{images.fingerprint}-{fingerprint(student)}.npy"
     if not path.exists():
@@ -139,7 +139,7 @@ def train(
     """One run in ``folder`` (resumed if it holds a checkpoint): its result and the trained student.
 
     The result holds every evaluation, the final one, and beside it the one that is best on the
-    target photos, which is an oracle selection and named so (``selection``).
+    target photos, which is an oracle selection and named so (``selection``; departure 1).
     """
     with cpu_threads(config.threads):
         accelerator = make_accelerator(config, device)
