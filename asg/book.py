@@ -75,13 +75,11 @@ class Bound:
         summary = analysis.summary(self.arms, metrics)
         rows = {}
         for arm, found in self.arms.items():
-            cells = {"n": len(found) or "—"}
-            for metric in metrics:
-                cells[COLUMNS[metric]] = show(summary.loc[arm, metric])
             best = analysis.estimate(list(analysis.by_seed(found, self.experiment.metric, "best_on_target").values()))
-            cells["oracle selection"] = show(best)
             published = self.experiment.published.get(arm)
-            cells["published"] = f"{published.value:.1f}" if published else "—"
+            first, *others = [(COLUMNS[m], show(summary.loc[arm, m])) for m in metrics]
+            quoted = {"oracle selection": show(best), "published": f"{published.value:.1f}" if published else "—"}
+            cells = {"n": len(found) or "—", **dict([first]), **quoted, **dict(others)}
             rows[arm] = cells
         return styled(pd.DataFrame(rows).T)
 

@@ -37,7 +37,7 @@ def test_run_prints_the_record_and_the_second_time_only_reads_it(workplace) -> N
     assert "guidance small_proxy seed 0: accuracy" in first.output
     began = time.monotonic()
     again = CliRunner().invoke(app, arguments)
-    assert first.output.splitlines()[-1] == again.output.splitlines()[-1]
+    assert first.stdout.splitlines()[-1] == again.stdout.splitlines()[-1]
     assert time.monotonic() - began < 5
 
 
