@@ -30,10 +30,11 @@ ROUNDS, STEPS = 8, 4  # STEPS of each kind in turn, ROUNDS times; the median rou
 def main() -> None:
     plain = get("guidance").config("mini", "small", 0, {"batch": 32})
     guided = get("guidance").config("mini", "small_proxy", 0, {"batch": 32})
-    torch.set_num_threads(2)
     domains = load_domains(plain)
     device = torch.device("cpu")
+    torch.set_num_threads(guided.threads)  # as in the runs, which read the same cache: rounding depends on it
     teacher = teacher_log_probabilities(build(guided, 12), domains.source, guided, device)
+    torch.set_num_threads(2)
 
     def stepper(config, cached: bool = True, channels_last: bool = True) -> Callable[[int], None]:
         student = build(config, len(domains.source.classes))
