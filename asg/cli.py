@@ -1,5 +1,6 @@
 """The `asg` command."""
 
+import csv
 import json
 import os
 import subprocess
@@ -171,14 +172,14 @@ def predict(
 ) -> None:
     """Class and probability of each image, as CSV. The image and its mirror are averaged."""
     student, config, classes = models.load_model(model)
-    print("image,class,probability")
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["image", "class", "probability"])
     for path in images:
-        x = torch.from_numpy(square(opaque(read_image(path)), config.size).copy()).permute(2, 0, 1)[
-            None
-        ]  # (1, 3, H, W)
+        pixels = torch.from_numpy(square(opaque(read_image(path)), config.size).copy())  # (H, W, 3)
+        x = pixels.permute(2, 0, 1)[None]  # (1, 3, H, W)
         with torch.inference_mode():
             both = (student(x)[0].softmax(1) + student(x.flip(3))[0].softmax(1))[0] / 2
-        print(f'"{path}",{classes[int(both.argmax())]},{float(both.max()):.4f}')
+        writer.writerow([path, classes[int(both.argmax())], f"{float(both.max()):.4f}"])
 
 
 @app.command(name="book")
