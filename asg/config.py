@@ -50,7 +50,8 @@ class RunConfig(BaseModel):
     size: int = Field(224, ge=32, description="Height and width of the network's input in pixels.")
     backbone: str = Field("torchvision:resnet101", description="LIBRARY:NAME, timm or torchvision.")
     weights: str = Field(
-        "pretrained", description="pretrained (the library's ImageNet weights), lite0, random, or a state-dict file."
+        "pretrained",
+        description="pretrained (the library's ImageNet weights), lite0 to lite2, random, or a state-dict file.",
     )
     head_width: int = Field(512, ge=1, description="Hidden units of the task head.")
     steps: int | None = Field(None, ge=0, description="Optimiser steps (0: evaluate only); give this or epochs.")
@@ -79,17 +80,17 @@ class RunConfig(BaseModel):
             raise ValueError("data = folder needs source, a folder with one sub-folder of images per class")
         return self
 
-    def total_steps(self, images: int) -> int:
-        """Steps of the run: ``steps``, or ``epochs · ⌊images / batch⌋`` (incomplete batches are dropped)."""
-        return self.steps if self.steps is not None else self.epochs * max(1, images // self.batch)
-
     def to_json(self) -> str:
         """Every field, keys sorted: equal configurations give equal strings."""
         return json.dumps(self.model_dump(), sort_keys=True)
 
     def identity(self) -> str:
-        """Hash (12 hex digits) of everything but the seed: runs that share it are repetitions."""
-        return hashlib.sha256(json.dumps(self.model_dump(exclude={"seed"}), sort_keys=True).encode()).hexdigest()[:12]
+        """Hash (12 hex digits) of everything but the seed: runs that share it are repetitions.
+
+        A field that is None does not count, so that an optional field can be added and nothing is outdated.
+        """
+        given = self.model_dump(exclude={"seed"}, exclude_none=True)
+        return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def make_config(base: dict, *overrides: dict) -> RunConfig:

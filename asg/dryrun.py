@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from asg import AsgError
 from asg.config import RunConfig
-from asg.data import data_root, folder, mini, toy, visda
-from asg.data.images import StepSampler
+from asg.data import data_root, read_domains, visda
+from asg.data.images import StepSampler, total_steps
 from asg.models import Student, build, layer_groups
 from asg.trainers.classification import make_objective
 from asg.trainers.loop import evaluation_steps
@@ -42,17 +42,9 @@ def count(config: RunConfig) -> tuple[tuple[int, int, int], int, str]:
     if config.data == "visda17" and not (root / "train" / "image_list.txt").exists():
         held_out = len(range(0, VISDA_RENDERS, visda.HELD_OUT))
         return (VISDA_RENDERS - held_out, held_out, VISDA_PHOTOS), len(visda.CLASSES), "as published, not on disk"
-    d = {
-        "toy": lambda: toy.load(config.size),
-        "mini": lambda: mini.load(data_root() / "mini", config.size, config.rendering),
-        "visda17": lambda: visda.load(root, config.size),
-        "folder": lambda: folder.load(root, Path(config.target) if config.target else None, config.size),
-    }[config.data]()
-    return (
-        (len(d.source), len(d.validation), len(d.target) if d.target else 0),
-        len(d.source.classes),
-        "counted in the data",
-    )
+    d = read_domains(config)
+    sets = (len(d.source), len(d.validation), len(d.target) if d.target else 0)
+    return sets, len(d.source.classes), "counted in the data"
 
 
 def measure(student: Student, config: RunConfig) -> tuple[int, int, int]:
@@ -87,7 +79,7 @@ def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
     if not tflops > 0:
         raise AsgError(f"--tflops {tflops:g}: a throughput is above 0.")
     (train, held_out, photos), classes, counted = count(config)
-    steps = len(StepSampler(train, config.batch, config.seed, 0, config.total_steps(train)))
+    steps = len(StepSampler(train, config.batch, config.seed, 0, total_steps(config, train)))
     student = build(config.model_copy(update={"weights": "random"}), classes).to("meta")
     groups = {name: sum(p.numel() for p in group) for name, group in layer_groups(student).items()}
     try:

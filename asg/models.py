@@ -17,6 +17,7 @@ from asg.data import data_root, mini
 from asg.data.images import make_folder
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+LITES = ("lite0", "lite1", "lite2")  # releases that data_scripts/mini.py obtains
 LITE = ((127 / 255,) * 3, (128 / 255,) * 3)  # pixels are (x − 127) / 128 in the EfficientNet-Lite release
 
 
@@ -130,10 +131,10 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 def split_classifier(network: nn.Module) -> tuple[nn.Module, nn.Linear]:
     """The network without its last linear layer, and that layer (the ImageNet classifier)."""
-    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
+    own = [name for name, module in network.named_modules() if next(module.parameters(recurse=False), None) is not None]
+    if not own or not isinstance(network.get_submodule(own[-1]), nn.Linear):
         raise AsgError(f"{type(network).__name__} ends in no linear classifier: choose another backbone.")
-    parent, _, leaf = linear[-1].rpartition(".")
+    parent, _, leaf = own[-1].rpartition(".")
     holder = network.get_submodule(parent)
     classifier = getattr(holder, leaf)
     setattr(holder, leaf, nn.Identity())
@@ -151,8 +152,8 @@ def build(config: RunConfig, classes: int) -> Student:
         for module in network.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
                 nn.init.zeros_(module.bias)  # the libraries draw some of these from the global generator
-    elif config.weights == "lite0":
-        path = data_root() / "mini" / "efficientnet_lite0.safetensors"
+    elif config.weights in LITES:
+        path = data_root() / "mini" / f"efficientnet_{config.weights}.safetensors"
         if not path.exists():
             raise AsgError(f"The weights file {path} is missing: {mini.REMEDY}")
         load_weights(network, path)

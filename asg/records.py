@@ -16,20 +16,22 @@ from filelock import FileLock, Timeout
 
 from asg import AsgError
 from asg.config import RunConfig
-from asg.data import index_hash
+from asg.data import read_domains
 from asg.data.images import make_folder
 
 FORMAT = 1  # raise when a record's fields change meaning
 REPOSITORY = Path(__file__).parents[1]
-RECIPE = (
-    "config.py",
+RECIPE = (  # but for config.py, whose values stand in the key themselves
     "data/__init__.py",
     "data/images.py",
     "models.py",
     "losses.py",
     "metrics.py",
-    "controllers.py",
-    "trainers",
+    "controllers/base.py",
+    "controllers/hand_tuned.py",
+    "trainers/optimiser.py",
+    "trainers/loop.py",
+    "trainers/classification.py",
 )
 READERS = {"toy": "data/toy.py", "mini": "data/mini.py", "visda17": "data/visda.py", "folder": "data/folder.py"}
 
@@ -44,15 +46,17 @@ def runs_root() -> Path:
     return Path(os.environ.get("ASG_RUNS", REPOSITORY / "runs"))
 
 
-class _Bare(ast.NodeTransformer):
-    """Takes docstrings out of a syntax tree, so that wording does not outdate results."""
-
-    def visit(self, node: ast.AST) -> ast.AST:
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
-                node.body = body[1:] or [ast.Pass()]
-        return self.generic_visit(node)
+def _bare(node: object) -> str:
+    """A syntax tree as text, the same on every Python: no docstrings, no layout, no empty fields."""
+    if isinstance(node, list):
+        return f"[{', '.join(map(_bare, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    match fields.get("body"):
+        case [ast.Expr(ast.Constant(str())), *rest]:
+            fields["body"] = rest
+    return f"{type(node).__name__}({', '.join(f'{k}={_bare(v)}' for k, v in fields.items() if v not in (None, []))})"
 
 
 @cache
@@ -64,9 +68,7 @@ def recipe_hash(data: str, package: Path = Path(__file__).parent) -> str:
     """
     digest = hashlib.sha256()
     for part in (*RECIPE, READERS[data]):
-        path = package / part
-        for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
-            digest.update(ast.unparse(_Bare().visit(ast.parse(file.read_text()))).encode())
+        digest.update(_bare(ast.parse((package / part).read_text())).encode())
     return digest.hexdigest()[:12]
 
 
@@ -75,6 +77,11 @@ def weights_hash(config: RunConfig) -> str:
     path = Path(config.weights)
     named = config.weights in ("pretrained", "lite0", "random") or not path.exists()
     return "" if named else hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def index_hash(config: RunConfig) -> str:
+    """Hash (12 hex digits) of what identifies the benchmark's files; no image is read."""
+    return read_domains(config).fingerprint
 
 
 def run_key(config: RunConfig) -> str:

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 
 from asg import records
 from asg.config import RunConfig
-from asg.data import index_hash
 from asg.data.images import make_folder
 from asg.trainers.classification import train
 
@@ -25,7 +24,7 @@ def run(
         return kept
     made_of = {  # before training: files and code may be edited while it runs
         "key": records.run_key(config),
-        "index": index_hash(config),
+        "index": records.index_hash(config),
         "recipe": records.recipe_hash(config.data),
     }
     if not fresh:

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from asg import records
-from asg.controllers import HandTuned
+from asg.controllers.hand_tuned import HandTuned
 from asg.data import load_domains
 from asg.experiments import get
 from asg.losses import proxy_guidance, task_loss

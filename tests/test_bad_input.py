@@ -98,9 +98,9 @@ def test_one_file_of_the_embedded_benchmark_is_missing(workplace):
         path = workplace.data / "mini" / row["path"]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    photo = next(row["path"] for row in mini.index() if row["domain"] == "real")
-    (workplace.data / "mini" / photo).unlink()
-    sentence(lambda: load_domains(make_config(PROFILES["mini"])), photo, "missing", "data_scripts/mini.py")
+    design = next(row["path"] for row in mini.index() if row["split"] == "train")
+    (workplace.data / "mini" / design).unlink()
+    sentence(lambda: load_domains(make_config(PROFILES["mini"])), design, "missing", "data_scripts/mini.py")
 
 
 def test_visda_is_missing(workplace):

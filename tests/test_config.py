@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from asg import AsgError
 from asg.config import Rendering, RunConfig, make_config
+from asg.data.images import total_steps
 
 BASE = {"profile": "toy", "data": "toy", "steps": 8}
 CONFIG = RunConfig(**BASE)
@@ -187,7 +188,7 @@ def test_folder_data_needs_a_source():
     ],
 )
 def test_total_steps(length: dict, images: int, batch: int, expected: int):
-    assert make_config(BASE, length, {"batch": batch}).total_steps(images) == expected
+    assert total_steps(make_config(BASE, length, {"batch": batch}), images) == expected
 
 
 def test_defaults_are_the_papers_visda_settings():

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from asg.controllers import HandTuned, schedule
+from asg.controllers.hand_tuned import HandTuned, schedule
 
 
 @pytest.mark.parametrize(

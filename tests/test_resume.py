@@ -55,8 +55,8 @@ config, last = RunConfig.model_validate_json(sys.argv[1]), int(sys.argv[2])
 loop.CHECKPOINT_SECONDS = 0.0
 save, make, calls = loop.save_checkpoint, classification.make_objective, []
 
-def saying(path, network, optimiser, at, scaler):
-    save(path, network, optimiser, at, scaler)
+def saying(path, at, parts):
+    save(path, at, parts)
     print(at.step, flush=True)
 
 def killing(*arguments):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -22,31 +21,23 @@ def cache_root() -> Path:
     return data_root() / "cache"
 
 
-def load_domains(config: RunConfig) -> Domains:
-    """The benchmark that ``config.data`` names, decoded once and read from a memory map."""
+def read_domains(config: RunConfig) -> Domains:
+    """The benchmark that ``config.data`` names; no image is decoded before it is asked for."""
     if config.data == "toy":
         return toy.load(config.size)
     if config.data == "mini":
-        domains = mini.load(data_root() / "mini", config.size, config.rendering)
-    elif config.data == "visda17":
-        domains = visda.load(Path(config.source or data_root() / "visda17"), config.size)
-    else:
-        domains = folder.load(Path(config.source), Path(config.target) if config.target else None, config.size)
+        return mini.load(data_root() / "mini", config.size, config.rendering)
+    if config.data == "visda17":
+        return visda.load(Path(config.source or data_root() / "visda17"), config.size)
+    return folder.load(Path(config.source), Path(config.target) if config.target else None, config.size)
+
+
+def load_domains(config: RunConfig) -> Domains:
+    """:func:`read_domains`, decoded once and read from a memory map from then on."""
+    domains = read_domains(config)
     kept = {
         name: materialise(images, config.size, cache_root() / "images", f"{config.data} {name}")
         for name in ("source", "validation", "target")
         if (images := getattr(domains, name)) is not None
     }
     return replace(domains, **kept)
-
-
-def index_hash(config: RunConfig) -> str:
-    """Hash (12 hex digits) of what identifies the benchmark's files, without reading the images."""
-    if config.data == "mini":
-        listed = (mini.HERE / "mini_index.csv").read_bytes() + (mini.HERE / "mini_classes.json").read_bytes()
-        return hashlib.sha256(listed).hexdigest()[:12]
-    if config.data == "toy":
-        return "toy"
-    if config.data == "visda17":
-        return visda.load(Path(config.source or data_root() / "visda17"), config.size).fingerprint
-    return folder.load(Path(config.source), Path(config.target) if config.target else None, config.size).fingerprint

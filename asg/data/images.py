@@ -16,6 +16,7 @@ from torch.utils.data import BatchSampler, Dataset
 from tqdm import tqdm
 
 from asg import AsgError
+from asg.config import RunConfig
 
 UNLABELLED = -1
 
@@ -64,9 +65,9 @@ class Domains:
 
     @property
     def fingerprint(self) -> str:
-        """Changes whenever one of its sets does."""
-        parts = [s.fingerprint for s in (self.source, self.validation, self.target) if s is not None]
-        return hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
+        """Changes whenever one of its sets or the class mapping does."""
+        sets = [s.fingerprint for s in (self.source, self.validation, self.target) if s is not None]
+        return fingerprint_of(sets, self.imagenet_classes)
 
 
 def read_image(path: Path) -> Image.Image:
@@ -136,6 +137,11 @@ def make_folder(folder: Path) -> Path:
             f"Cannot write into {folder} ({error.strerror}): choose another folder or make it writable."
         ) from None
     return folder
+
+
+def total_steps(config: RunConfig, images: int) -> int:
+    """Steps of a run: ``steps``, or ``epochs · ⌊images / batch⌋`` (incomplete batches are dropped)."""
+    return config.steps if config.steps is not None else config.epochs * max(1, images // config.batch)
 
 
 class StepSampler(BatchSampler):

@@ -49,6 +49,8 @@ def imagenet_classes() -> dict[str, list[int]]:
 
 def cut_out(path: Path) -> Image.Image:
     """The object with its alpha mask, cropped to it; RGBA."""
+    if not path.exists():
+        raise AsgError(f"The benchmark's file {path} is missing: {REMEDY}")
     image = read_image(path).convert("RGBA")
     return image.crop(image.getchannel("A").getbbox())
 
@@ -122,9 +124,6 @@ def missing_or_altered(root: Path) -> list[str]:
 def _image_set(rows: list[dict], root: Path, size: int, copies: int, how: Rendering) -> ImageSet:
     classes = tuple(sorted(imagenet_classes()))
     photos = rows[0]["domain"] == "real"
-    for row in rows:
-        if not (root / row["path"]).exists():
-            raise AsgError(f"The benchmark's file {root / row['path']} is missing: {REMEDY}")
     load_design = cache(lambda k: cut_out(root / rows[k]["path"]))
 
     def decode(i: int) -> np.ndarray:

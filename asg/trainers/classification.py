@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from asg import AsgError
 from asg.config import RunConfig
-from asg.controllers import HandTuned
+from asg.controllers import make_controller
 from asg.data import cache_root, load_domains
 from asg.data.images import Domains, ImageSet, make_folder
 from asg.losses import proxy_guidance, task_loss
@@ -33,9 +33,11 @@ def teacher_log_probabilities(student: Student, images: ImageSet, config: RunCon
     """Log-softmax ``(N, K)`` of the ImageNet network on ``images``, computed once and kept on disk.
 
     ASG feeds its network without augmentation, so the teacher's outputs are constants of the images
-    and the weights (departure 3). ``student`` must still be at its start. The file is named by both.
+    and the weights (departure 3). ``student`` must still be at its start. The file is named by both,
+    and by the device and its threads, since the last bit depends on how the sums are split.
     """
-    path = cache_root() / "teacher" / f"{images.fingerprint}-{fingerprint(student)}.npy"
+    split = f"cpu{torch.get_num_threads()}" if device.type == "cpu" else device.type
+    path = cache_root() / "teacher" / f"{images.fingerprint}-{fingerprint(student)}-{split}.npy"
     if not path.exists():
         make_folder(path.parent)
         (logits,) = forward_all(lambda x: (student.imagenet_logits(x),), images, EVALUATION_BATCH, device)
@@ -139,10 +141,13 @@ def train(
     """One run in ``folder`` (resumed if it holds a checkpoint): its result and the trained student.
 
     The result holds every evaluation, the final one, and beside it the one that is best on the
-    target photos, which is an oracle selection and named so (``selection``; departure 1).
+    target photos (None without photos), which is an oracle selection and named so (``selection``;
+    departure 1). ``peak_memory_mb`` is the device's during the run, on a CPU the process's so far.
     """
     with cpu_threads(config.threads):
         accelerator = make_accelerator(config, device)
+        if accelerator.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         domains = load_domains(config)
         student = build(config, len(domains.source.classes)).to(accelerator.device)
         groups = layer_groups(student)
@@ -154,25 +159,25 @@ def train(
                 teacher = teacher_log_probabilities(student, domains.source, config, accelerator.device)
                 teacher = teacher.to(accelerator.device)  # indexed there: no step waits for the host
         prepared = time.monotonic() - began
-        controller = HandTuned(
-            tuple(groups), config.lr, config.backbone_factor, config.total_steps(len(domains.source)), config.warmup
-        )
+        controller = make_controller(config, groups, len(domains.source))
         done = fit(
             config, student, groups, domains.source, make_objective(config, teacher), evaluate, controller,
             folder, accelerator, on_evaluation,
         )  # fmt: skip
     on_cuda = accelerator.device.type == "cuda"
+    seen = [e for e in done.evaluations[1:] or done.evaluations if "accuracy" in e]
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     result = {
         "evaluations": done.evaluations,
         "final": done.evaluations[-1],
         "selection": "last iterate; best_on_target is an oracle selection on the photos",
-        "best_on_target": max(done.evaluations[1:] or done.evaluations, key=lambda e: e.get("accuracy", 0.0)),
+        "best_on_target": max(seen, key=lambda e: e["accuracy"], default=None),
         "steps": done.step,
         "seconds": round(done.seconds, 1),
         "seconds_preparing": round(prepared, 1),
         "peak_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20 if on_cuda else kilobytes / 1024),
         "device": torch.cuda.get_device_name() if on_cuda else "cpu",
         "processes": accelerator.num_processes,
+        **controller.report(),
     }
     return result, student

@@ -22,12 +22,16 @@ from tqdm import tqdm
 
 from asg import AsgError
 from asg.config import RunConfig
-from asg.controllers import Controller
-from asg.data.images import ImageSet, StepSampler
+from asg.controllers.base import Controller
+from asg.data.images import ImageSet, StepSampler, total_steps
 from asg.trainers.optimiser import ReferenceSGD
 
 CHECK = 10  # steps between two looks at the loss: each look waits for the device
 CHECKPOINT_SECONDS = 120.0  # at most this much work is lost to an interruption
+
+
+class Diverged(AsgError):
+    """A loss, a weight or a result is no longer finite."""
 
 
 @dataclass
@@ -63,17 +67,10 @@ def evaluation_steps(total: int, count: int) -> set[int]:
     return {0, *(math.ceil(total * k / count) for k in range(1, count + 1))}
 
 
-def save_checkpoint(
-    path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, at: Progress, scaler: object
-) -> None:
-    """Write the whole state to ``path`` at once; a full disk leaves the former checkpoint as it was."""
+def save_checkpoint(path: Path, at: Progress, parts: dict) -> None:
+    """Write the state of ``parts`` to ``path`` at once; a full disk leaves the former checkpoint as it was."""
     partial = path.with_suffix(".partial")
-    state = {
-        "network": network.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "progress": vars(at),
-        "scaler": scaler.state_dict() if scaler is not None else None,
-    }
+    state = {"progress": vars(at), **{k: part.state_dict() for k, part in parts.items() if part is not None}}
     try:
         torch.save(state, partial)
         partial.replace(path)
@@ -115,30 +112,32 @@ def fit(
     """Train ``network`` in place and return its evaluations, going on from ``folder``'s checkpoint if any.
 
     ``objective(network, indices, x, labels)`` gives named losses, of which ``total`` is minimised.
-    The controller sets the rate of each layer group before each step. Raises :class:`AsgError` when
-    the loss is no longer finite; the last good checkpoint stays.
+    The controller sets the rate of each layer group before each step and is told the losses after it.
+    Raises :class:`Diverged` when the loss is no longer finite; the last good checkpoint stays.
     """
-    total = config.total_steps(len(images))
+    total = total_steps(config, len(images))
     optimiser, at, path = make_optimiser(config, groups), Progress(), folder / "checkpoint.pt"
     network.to(accelerator.device)
     if path.exists():
         saved = load_checkpoint(path, accelerator.device)
         network.load_state_dict(saved["network"])
         optimiser.load_state_dict(saved["optimiser"])
+        controller.load_state_dict(saved["controller"])
         at = Progress(**saved["progress"])
     sampler = StepSampler(len(images), config.batch, config.seed, at.step, total)
     loader = DataLoader(images, batch_sampler=sampler, num_workers=config.workers)
     network, optimiser, loader = accelerator.prepare(network, optimiser, loader)
     bare = accelerator.unwrap_model(network)
-    if path.exists() and saved["scaler"] is not None and accelerator.scaler is not None:
+    if path.exists() and "scaler" in saved and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(saved["scaler"])
+    parts = {"network": bare, "optimiser": optimiser, "controller": controller, "scaler": accelerator.scaler}
 
     when = evaluation_steps(total, config.evaluations)
     sums: dict[str, Tensor] = {k: torch.tensor(v, device=accelerator.device) for k, v in at.window.items()}
     began, saved_at = time.monotonic() - at.seconds, time.monotonic()
 
     def diverged() -> NoReturn:
-        raise AsgError(
+        raise Diverged(
             f"The training diverged (a loss, weight or result is not finite) by step {at.step}: lower lr "
             f"({config.lr:g}) or guidance ({config.guidance:g}), or lengthen warmup ({config.warmup}); "
             f"the last good checkpoint is in {folder}."
@@ -152,7 +151,7 @@ def fit(
             diverged()
         at.seconds = time.monotonic() - began
         if checkpoint and accelerator.is_main_process:
-            save_checkpoint(path, bare, optimiser, at, accelerator.scaler)
+            save_checkpoint(path, at, parts)
             saved_at = time.monotonic()
 
     def take_stock() -> None:
@@ -179,8 +178,10 @@ def fit(
         optimiser.zero_grad()
         accelerator.backward(losses["total"])
         optimiser.step()
+        losses = accelerator.reduce({name: value.detach() for name, value in losses.items()}, "mean")
+        controller.observe(losses)
         for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + value.detach()
+            sums[name] = sums.get(name, 0.0) + value
         at.step += 1
         at.window_steps += 1
         if at.step in when:

@@ -1,23 +1,15 @@
-"""Who sets the learning rate of each layer group.
-
-A controller is asked before every step and answers with one rate a group; it does no I/O. The
-hand-tuned schedule is here; the random and the learned policies of the paper answer to the same
-protocol.
-"""
+"""The hand-tuned schedule: one peak rate, a fixed share of it for the backbone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+from torch import nn
 
-class Controller(Protocol):
-    """What the training loop asks."""
-
-    def rates(self, step: int) -> dict[str, float]:
-        """Learning rate of each layer group for ``step`` (0, 1, …)."""
-        ...
+from asg.config import RunConfig
+from asg.controllers.base import Controller
+from asg.data.images import total_steps
 
 
 def schedule(step: int, total: int, warmup: int) -> float:
@@ -31,7 +23,7 @@ def schedule(step: int, total: int, warmup: int) -> float:
 
 
 @dataclass(frozen=True)
-class HandTuned:
+class HandTuned(Controller):
     """One peak rate for the head and a fixed share of it for every backbone group."""
 
     groups: Sequence[str]
@@ -44,3 +36,9 @@ class HandTuned:
         """``lr · schedule`` for the group ``head``, ``backbone_factor`` times that for the others."""
         now = self.lr * schedule(step, self.total, self.warmup)
         return {name: now if name == "head" else now * self.backbone_factor for name in self.groups}
+
+
+def make(config: RunConfig, groups: dict[str, list[nn.Parameter]], images: int) -> HandTuned:
+    """The hand-tuned controller of a run over ``images`` training images."""
+    total = total_steps(config, images)
+    return HandTuned(tuple(groups), config.lr, config.backbone_factor, total, config.warmup)
