@@ -44,7 +44,7 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 def by_seed(records: Sequence[dict], metric: str, which: str = "final") -> dict[int, float]:
     """Seed → ``metric`` of the ``final`` or ``best_on_target`` evaluation."""
-    return {r["seed"]: r[which][metric] for r in records if metric in r[which]}
+    return {r["seed"]: r[which][metric] for r in records if metric in (r[which] or {})}
 
 
 def difference(records_a: Sequence[dict], records_b: Sequence[dict], metric: str) -> Estimate:
@@ -107,10 +107,8 @@ def report(result: dict, config: RunConfig) -> str:
         *(f"| {text} | {first[k]:.3f} | {final[k]:.3f} |" for k, text in names.items() if k in final),
     ]
     if "per_class" in final:
-        lines += [
-            "\n| target class | accuracy |\n|---|---|",
-            *(f"| {c} | {a:.3f} |" for c, a in final["per_class"].items()),
-        ]
+        rows = (f"| {c} | {a:.3f} |" for c, a in final["per_class"].items())
+        lines += ["\n| target class | accuracy |\n|---|---|", *rows]
     return "\n".join(lines) + "\n"
 
 

@@ -52,8 +52,7 @@ def injected(notebook_globals: Mapping) -> None:
     papermill puts its parameters into a cell of their own, whatever they are called; a name in it
     that no chapter knows is a slip of the pen.
     """
-    cells = [cell for cell in notebook_globals.get("In", []) if cell.startswith("# Parameters")]
-    for cell in cells:
+    for cell in (cell for cell in notebook_globals.get("In", []) if cell.startswith("# Parameters")):
         names = {line.partition(" = ")[0] for line in cell.splitlines() if " = " in line and line[0].isalpha()}
         if unknown := sorted(names - PARAMETERS.keys()):
             raise AsgError(f"There is no parameter {unknown[0]!r}: a chapter has {', '.join(PARAMETERS)}.")
@@ -79,8 +78,7 @@ class Bound:
             published = self.experiment.published.get(arm)
             first, *others = [(COLUMNS[m], show(summary.loc[arm, m])) for m in metrics]
             quoted = {"oracle selection": show(best), "published": f"{published.value:.1f}" if published else "—"}
-            cells = {"n": len(found) or "—", **dict([first]), **quoted, **dict(others)}
-            rows[arm] = cells
+            rows[arm] = {"n": len(found) or "—", **dict([first]), **quoted, **dict(others)}
         return styled(pd.DataFrame(rows).T)
 
     def differences(self, metrics: Sequence[str]) -> Styler:
@@ -186,20 +184,15 @@ def figure(drawn: Figure) -> Figure:
 
 def trials(bound: Bound) -> pd.DataFrame:
     """Plain training in each setting, in per cent: what the ImageNet network knew, what training reached and kept."""
-    names = (
-        "ImageNet network",
-        "trained, last",
-        "trained, best",
-        "left unreached",
-        "kept head, last",
-        "agreement, last",
-    )
     rows = {}
     for arm, record in ((arm, found[0]) for arm, found in bound.arms.items() if found):
         knew, end = record["evaluations"][0]["kept"], record["final"]
-        best, reached = record["best_on_target"]["accuracy"], end["accuracy"]
-        shares = (knew, reached, best, knew - reached, end["kept"], end["agreement"])
-        rows[arm] = {name: f"{100 * share:.1f}" for name, share in zip(names, shares, strict=True)}
+        shares = {
+            "ImageNet network": knew, "trained, last": end["accuracy"],
+            "trained, best": record["best_on_target"]["accuracy"], "left unreached": knew - end["accuracy"],
+            "kept head, last": end["kept"], "agreement, last": end["agreement"],
+        }  # fmt: skip
+        rows[arm] = {name: f"{100 * share:.1f}" for name, share in shares.items()}
         rows[arm]["validation loss"] = f"{end['validation_loss']:.2f}"
     return pd.DataFrame(rows).T
 
@@ -246,12 +239,8 @@ def digest_of(paths: Sequence[Path]) -> str:
     """Hash of the contents of files, and of every file below folders."""
     digest = hashlib.sha256()
     for path in paths:
-        files = (
-            sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-            if path.is_dir()
-            else [path]
-        )
-        for file in files:
+        below = sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+        for file in below or [path]:
             digest.update(str(file.relative_to(records.REPOSITORY)).encode() + file.read_bytes())
     return digest.hexdigest()
 
@@ -265,9 +254,8 @@ def execute(notebook: Path) -> float:
 
     out = STAGED / notebook.relative_to(BOOK)
     stamp = out.with_suffix(".json")
-    state = digest_of(
-        [notebook, records.REPOSITORY / "asg", records.results_root(), records.REPOSITORY / "requirements.lock"]
-    )
+    package, lock = records.REPOSITORY / "asg", records.REPOSITORY / "requirements.lock"
+    state = digest_of([notebook, package, records.results_root(), lock])
     if out.exists() and stamp.exists() and (kept := json.loads(stamp.read_text()))["state"] == state:
         return kept["seconds"]
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -96,16 +97,14 @@ def reproduce(
         for arm, seed in ((arm, seed) for arm in declared.arms for seed in declared.seeds):
             config = declared.config(profile, arm, seed)
             wanted.setdefault(f"{config.identity()}-{seed}", (name, arm, config))
-    if only == "stale" and not experiment:
-        current = {records.records_path(config).name for *_, config in wanted.values()}
+    if only == "stale":
         for path in sorted((records.results_root() / profile).glob("*.jsonl")):
-            if path.name not in current:
+            if not records.is_current(path):
                 print(f"outdated: {path.name} is removed")
                 path.unlink()
     todo = sorted((w for w in wanted.values() if records.find(w[2]) is None), key=lambda w: w[2].seed)
-    print(
-        f"{len(wanted) - len(todo)} of {len(wanted)} runs have a current record; {len(todo)} to train, {jobs} at once"
-    )
+    kept = len(wanted) - len(todo)
+    print(f"{kept} of {len(wanted)} runs have a current record; {len(todo)} to train, {jobs} at once")
 
     def launch(name: str, arm: str, config: RunConfig) -> int:
         options = ["--arm", arm, "--seed", str(config.seed), "--profile", profile]
@@ -118,9 +117,7 @@ def reproduce(
     finally:
         pool.shutdown(cancel_futures=True)
     if failed := sum(map(bool, codes)):
-        raise AsgError(
-            f"{failed} runs failed (their sentences are above): mend the cause and run `asg reproduce` again."
-        )
+        raise AsgError(f"{failed} runs failed (why is said above): mend the cause and run `asg reproduce` again.")
 
 
 @app.command()
@@ -188,14 +185,18 @@ def build_book() -> None:
     print(f"The book is at {book.build()}\nOpen that file in a browser, or run `python -m http.server -d {book.HTML}`.")
 
 
+def stop(*_: object) -> None:
+    """End at once, with a sentence (typer would catch the KeyboardInterrupt and say nothing)."""
+    sys.exit("\nStopped. The same command goes on from the last checkpoint.")
+
+
 def main() -> None:
     """Run the command; what the user can mend is one sentence, and a stop can be resumed."""
+    signal.signal(signal.SIGINT, stop)
     try:
         app(standalone_mode=True)
     except AsgError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nStopped. The same command goes on from the last checkpoint.")
 
 
 if __name__ == "__main__":

@@ -140,14 +140,12 @@ def feature_map(
     points = PCA(50, random_state=0).fit_transform(np.concatenate([synthetic, real]))
     points = TSNE(random_state=0, init="pca", perplexity=30).fit_transform(points)
     figure, axis = plt.subplots(figsize=(WIDTH, WIDTH))
-    parts = (
-        (slice(0, len(synthetic)), synthetic_labels, "o", "synthetic"),
-        (slice(len(synthetic), None), real_labels, "^", "photos"),
-    )
-    for (where, labels, marker, name), colour in zip(parts, COLOURS, strict=False):
-        axis.scatter(*points[where].T, s=12, marker=marker, color=colour, label=name, alpha=0.6, linewidths=0)
+    first, second = points[: len(synthetic)], points[len(synthetic) :]
+    parts = ((first, synthetic_labels, "o", "synthetic"), (second, real_labels, "^", "photos"))
+    for (part, labels, marker, name), colour in zip(parts, COLOURS, strict=False):
+        axis.scatter(*part.T, s=12, marker=marker, color=colour, label=name, alpha=0.6, linewidths=0)
         for label in sorted(set(labels)):
-            at = np.median(points[where][np.array(labels) == label], axis=0)
+            at = np.median(part[np.array(labels) == label], axis=0)
             axis.text(*at, label, color=colour, fontsize=8, ha="center", weight="bold",
                       bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5})  # fmt: skip
     axis.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")

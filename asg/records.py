@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from asg import AsgError
-from asg.config import RunConfig
+from asg.config import RunConfig, make_config
 from asg.data import read_domains
 from asg.data.images import make_folder
 
@@ -116,6 +116,15 @@ def read(path: Path) -> list[dict]:
     return records
 
 
+def is_current(path: Path) -> bool:
+    """Whether the code and the data at hand would keep their records under the name of this file."""
+    try:
+        config = make_config(read(path)[0]["config"])
+    except (AsgError, LookupError):  # another format, settings that are gone, an empty file
+        return False
+    return run_key(config) == path.stem
+
+
 def find(config: RunConfig) -> dict | None:
     """The record of this configuration and seed, if there is one."""
     return next((r for r in read(records_path(config)) if r["seed"] == config.seed), None)
@@ -145,9 +154,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def run_folder(config: RunConfig) -> Iterator[Path]:
-    """The folder of one run, held by this process alone."""
-    folder = make_folder(runs_root() / run_key(config) / str(config.seed))
+def run_folder(config: RunConfig, fresh: bool = False) -> Iterator[Path]:
+    """The folder of one run, held by this process alone; a ``fresh`` repetition has its own."""
+    folder = make_folder(runs_root() / run_key(config) / f"{config.seed}{'-fresh' * fresh}")
     with lock(folder):
         yield folder
 

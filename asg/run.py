@@ -29,7 +29,7 @@ def run(
     }
     if not fresh:
         make_folder(records.records_path(config).parent)  # an unwritable place is said before the training
-    with records.run_folder(config) as folder:
+    with records.run_folder(config, fresh) as folder:
         if not fresh and (kept := records.find(config)):  # another process finished it in between
             return kept
         checkpoint = folder / "checkpoint.pt"

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from asg import AsgError, models
+from asg import AsgError, models, records
 from asg.cli import app, main, model_of, parse_settings
 from asg.data.folder import opaque
 from asg.data.images import read_image, square
@@ -52,6 +52,33 @@ def test_reproduce_trains_what_is_missing_and_then_nothing(workplace) -> None:
     arguments = ["reproduce", "--experiment", "oracle", "--profile", "toy", "--jobs", "1"]
     assert "0 of 1 runs have a current record; 1 to train" in CliRunner().invoke(app, arguments).output
     assert "1 of 1 runs have a current record; 0 to train" in CliRunner().invoke(app, arguments).output
+
+
+def test_reproduce_removes_what_is_outdated_and_nothing_else(workplace, monkeypatch) -> None:
+    """A record of settings that no experiment declares stays as long as its code and data do."""
+    CliRunner().invoke(app, ["run", "oracle", "--profile", "toy", "--set", "size=40"])
+    (own,) = workplace.results.rglob("*.jsonl")
+    (own.parent / f"{'0' * 12}.jsonl").write_text(own.read_text())
+    (own.parent / f"{'1' * 12}.jsonl").write_text('{"format": 0}\n')
+    arguments = ["reproduce", "--experiment", "oracle", "--profile", "toy", "--jobs", "1"]
+    printed = CliRunner().invoke(app, arguments).output
+    assert own.exists() and printed.count("outdated") == 2
+    assert len(list(workplace.results.rglob("*.jsonl"))) == 2
+    monkeypatch.setattr(records, "recipe_hash", lambda data: "edited")
+    assert CliRunner().invoke(app, arguments).output.count("outdated") == 2
+    assert not own.exists()
+
+
+@pytest.mark.slow
+def test_stopping_by_hand_says_that_it_goes_on(workplace, spawn) -> None:
+    code = (
+        "import os, signal, sys; from asg import cli\n"
+        "cli.run_once = lambda *a: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.argv = ['asg', 'run', 'oracle', '--profile', 'toy']; cli.main()"
+    )
+    process = spawn(code)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and err == "\nStopped. The same command goes on from the last checkpoint.\n"
 
 
 def test_experiments_lists_every_arm(workplace) -> None:

@@ -49,6 +49,24 @@ def test_the_oracle_is_the_untrained_networks_evaluation(tmp_path, monkeypatch):
     assert result["best_on_target"] == final
 
 
+def test_without_photos_there_is_no_best_on_them(tmp_path, monkeypatch, image_folders):
+    monkeypatch.setenv("ASG_DATA", str(tmp_path / "data"))
+    overrides = {"data": "folder", "source": str(image_folders.source), "batch": 4, "steps": 2, "evaluations": 2}
+    result, _ = train(get("guidance").config("toy", "small", 0, overrides), tmp_path, device="cpu")
+    assert result["best_on_target"] is None and len(result["evaluations"]) == 3
+
+
+def test_another_number_of_threads_is_another_file_of_teacher_outputs(tmp_path, monkeypatch):
+    """Their last bits differ, so that runs of different thread counts must not meet in one file."""
+    monkeypatch.setenv("ASG_DATA", str(tmp_path / "data"))
+    for threads in (1, 2):
+        config = get("guidance").config("toy", "small_proxy", 0, {"steps": 0, "threads": threads})
+        (tmp_path / str(threads)).mkdir()
+        train(config, tmp_path / str(threads), device="cpu")
+    names = sorted(p.stem.rpartition("-")[2] for p in (tmp_path / "data" / "cache" / "teacher").iterdir())
+    assert names == ["cpu1"] * 3 + ["cpu2"] * 3
+
+
 def test_arms_start_from_the_same_network(tmp_path, monkeypatch):
     """At step 0 nothing but the rates and λ tells the arms of one experiment and seed apart."""
     monkeypatch.setenv("ASG_DATA", str(tmp_path / "data"))

@@ -128,6 +128,8 @@ def test_fresh_does_not_go_on_from_a_checkpoint(workplace):
     steps = []
     run(toy(), fresh=True, on_evaluation=lambda e: steps.append(e["step"]))
     assert steps == [0, 4, 8]
+    run(toy(), on_evaluation=lambda e: steps.append(e["step"]))
+    assert steps == [0, 4, 8, 8]  # and the unfinished run goes on where it was
 
 
 @pytest.mark.parametrize("guidance", [0.0, 0.1])
@@ -312,6 +314,18 @@ def test_wording_and_layout_do_not_outdate_results(tmp_path, edit):
     files = [f for f in RECIPE_FILES if len(ast.parse(f.read_text()).body) > 1]
     assert len(files) >= 10
     assert edited(tmp_path, edit, files) == hashes()
+
+
+def test_the_text_of_a_syntax_tree_is_the_same_on_every_python():
+    """Fields that only some versions have are empty here, and empty fields are left out."""
+    source = '"""Doc."""\ndef f(x=1):\n    """Doc."""\n    return f"{x:.1f}"  # why\n'
+    argument, number = "arg=arg(arg='x')".replace("arg=", "", 1), "Constant(value=1)"
+    value = "FormattedValue(value=Name(id='x', ctx=Load()), conversion=-1, format_spec=JoinedStr(values=[Constant(value='.1f')]))"
+    expected = (
+        f"Module(body=[FunctionDef(name='f', args=arguments(args=[{argument}], defaults=[{number}]), "
+        f"body=[Return(value=JoinedStr(values=[{value}]))])])"
+    )
+    assert records._bare(ast.parse(source)) == expected
 
 
 class _OneMore(ast.NodeTransformer):
