@@ -303,8 +303,9 @@ def test_renders_turn_and_mirror_the_design():
 
 def test_a_missing_file_is_named_with_the_remedy(drawn, tmp_path):
     (tmp_path / "test-bird-0.png").unlink()
+    photos = mini.load(tmp_path, 32, HOW).target
     with pytest.raises(AsgError, match=r"test-bird-0\.png is missing: run `python data_scripts/mini\.py`"):
-        mini.load(tmp_path, 32, HOW)
+        photos.batch(range(len(photos)))
 
 
 def test_missing_and_altered_files_are_named_and_no_others(drawn, tmp_path):
