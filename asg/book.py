@@ -197,20 +197,6 @@ def trials(bound: Bound) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def cards(made: Mapping[str, dict]) -> Styler:
-    """How each policy was trained, and what its last ten episodes brought, from the cards in the files."""
-    rows = {}
-    for name, card in made.items():
-        meta, last = card["meta"], pd.DataFrame(card["curve"][-10:])
-        rows[name] = {
-            "reward": meta["reward"], "λ": f"{meta['student']['guidance']:g}", "episodes": len(card["curve"]),
-            "steps each": meta["student"]["steps"], "γ": f"{meta['gamma']:g}", "meta rate": f"{meta['lr']:g}",
-            "baseline": "yes" if meta["baseline"] else "no", "minutes": f"{card['seconds'] / 60:.0f}",
-            "held-out loss": f"{last['held_task'].mean():.3f}", "held-out KL": f"{last['held_guidance'].mean():.3f}",
-        }  # fmt: skip
-    return styled(pd.DataFrame(rows).T)
-
-
 def status() -> Styler:
     """Versions and platform that this page was executed with."""
     here = records.provenance()
