@@ -55,9 +55,8 @@ def difference(records_a: Sequence[dict], records_b: Sequence[dict], metric: str
 
 def summary(arms: Mapping[str, Sequence[dict]], metrics: Sequence[str]) -> pd.DataFrame:
     """One row an arm, one :class:`Estimate` a metric."""
-    return pd.DataFrame(
-        {m: {arm: estimate(list(by_seed(rs, m).values())) for arm, rs in arms.items()} for m in metrics}
-    )
+    columns = {m: {arm: estimate(list(by_seed(rs, m).values())) for arm, rs in arms.items()} for m in metrics}
+    return pd.DataFrame(columns)
 
 
 def curves(arms: Mapping[str, Sequence[dict]], metrics: Sequence[str]) -> pd.DataFrame:
@@ -86,9 +85,8 @@ def drifts(arms: Mapping[str, Sequence[dict]]) -> pd.DataFrame:
 
 def per_class(arms: Mapping[str, Sequence[dict]]) -> pd.DataFrame:
     """Mean final accuracy of each class (rows) under each arm (columns)."""
-    return pd.DataFrame(
-        {arm: pd.DataFrame([r["final"]["per_class"] for r in records]).mean() for arm, records in arms.items()}
-    )
+    means = {arm: pd.DataFrame([r["final"]["per_class"] for r in records]).mean() for arm, records in arms.items()}
+    return pd.DataFrame(means)
 
 
 def report(result: dict, config: RunConfig) -> str:

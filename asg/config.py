@@ -50,8 +50,7 @@ class RunConfig(BaseModel):
     size: int = Field(224, ge=32, description="Height and width of the network's input in pixels.")
     backbone: str = Field("torchvision:resnet101", description="LIBRARY:NAME, timm or torchvision.")
     weights: str = Field(
-        "pretrained",
-        description="pretrained (the library's ImageNet weights), lite0 to lite2, random, or a state-dict file.",
+        "pretrained", description="pretrained (the library's ImageNet weights), lite0, random, or a state-dict file."
     )
     head_width: int = Field(512, ge=1, description="Hidden units of the task head.")
     steps: int | None = Field(None, ge=0, description="Optimiser steps (0: evaluate only); give this or epochs.")

@@ -17,7 +17,7 @@ from asg.data import data_root, mini
 from asg.data.images import make_folder
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-LITES = ("lite0", "lite1", "lite2")  # releases that data_scripts/mini.py obtains
+LITES = ("lite0", "lite1", "lite2")  # in data/mini; data_scripts/mini.py obtains lite0 only
 LITE = ((127 / 255,) * 3, (128 / 255,) * 3)  # pixels are (x − 127) / 128 in the EfficientNet-Lite release
 
 

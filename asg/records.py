@@ -36,6 +36,10 @@ RECIPE = (  # but for config.py, whose values stand in the key themselves
 READERS = {"toy": "data/toy.py", "mini": "data/mini.py", "visda17": "data/visda.py", "folder": "data/folder.py"}
 
 
+class Damaged(AsgError):
+    """A file of records holds something that is none; the records beside it are worth keeping."""
+
+
 def results_root() -> Path:
     """Where records lie: ``$ASG_RESULTS``, else ``results/`` of the repository."""
     return Path(os.environ.get("ASG_RESULTS", REPOSITORY / "results"))
@@ -106,7 +110,7 @@ def read(path: Path) -> list[dict]:
         except json.JSONDecodeError:
             record = None
         if not isinstance(record, dict):
-            raise AsgError(f"{path}, line {number} is no record: remove the line and run it again.")
+            raise Damaged(f"{path}, line {number} is no record: remove the line and run it again.")
         if record.get("format") != FORMAT:
             raise AsgError(
                 f"{path}, line {number} has record format {record.get('format')}, this version reads {FORMAT}: "
@@ -117,9 +121,14 @@ def read(path: Path) -> list[dict]:
 
 
 def is_current(path: Path) -> bool:
-    """Whether the code and the data at hand would keep their records under the name of this file."""
+    """Whether the code and the data at hand would keep their records under the name of this file.
+
+    Raises :class:`Damaged` for a broken line: the other lines are for its owner to save.
+    """
     try:
         config = make_config(read(path)[0]["config"])
+    except Damaged:
+        raise
     except (AsgError, LookupError):  # another format, settings that are gone, an empty file
         return False
     return run_key(config) == path.stem

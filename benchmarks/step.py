@@ -32,7 +32,7 @@ def main() -> None:
     guided = get("guidance").config("mini", "small_proxy", 0, {"batch": 32})
     domains = load_domains(plain)
     device = torch.device("cpu")
-    torch.set_num_threads(guided.threads)  # as in the runs, which read the same cache: rounding depends on it
+    torch.set_num_threads(guided.threads)  # those of the runs, so that their file of outputs serves
     teacher = teacher_log_probabilities(build(guided, 12), domains.source, guided, device)
     torch.set_num_threads(2)
 

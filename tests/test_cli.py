@@ -69,6 +69,17 @@ def test_reproduce_removes_what_is_outdated_and_nothing_else(workplace, monkeypa
     assert not own.exists()
 
 
+def test_reproduce_keeps_a_file_with_a_broken_line(workplace) -> None:
+    """The records beside the broken line were computed; whoever owns them is told which line it is."""
+    arguments = ["reproduce", "--experiment", "oracle", "--profile", "toy", "--jobs", "1"]
+    CliRunner().invoke(app, arguments)
+    (file,) = workplace.results.rglob("*.jsonl")
+    file.write_text(whole := file.read_text() + '{"format": 1, "seed"\n')
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, AsgError) and f"{file}, line 2 is no record" in str(result.exception)
+    assert file.read_text() == whole
+
+
 @pytest.mark.slow
 def test_stopping_by_hand_says_that_it_goes_on(workplace, spawn) -> None:
     code = (
