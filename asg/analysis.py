@@ -83,6 +83,37 @@ def drifts(arms: Mapping[str, Sequence[dict]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["arm", "seed", "group", "drift"])
 
 
+def decisions(arms: Mapping[str, Sequence[dict]]) -> pd.DataFrame:
+    """Long table of the ratios that policies chose: arm, seed, step, part, ratio; hand-tuned arms have none."""
+    rows = [
+        (arm, record["seed"], decision["step"], part, ratio)
+        for arm, records in arms.items()
+        for record in records
+        for decision in record.get("decisions", ())
+        for part, ratio in zip(record["parts"], decision["ratios"], strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["arm", "seed", "step", "part", "ratio"])
+
+
+def meta_curves(policies: Mapping[str, dict], window: int = 10) -> pd.DataFrame:
+    """Long table of meta-trainings from the cards of policies: policy, episode, metric, value.
+
+    Each value is the mean of the last ``window`` episodes; those that diverged count for the reward only.
+    """
+    found = []
+    for name, card in policies.items():
+        curve = pd.DataFrame(card["curve"]).set_index("episode")
+        smooth = curve[["reward", "entropy", "held_task", "held_guidance"]].astype(float).rolling(window, 1).mean()
+        found.append(smooth.melt(var_name="metric", ignore_index=False).reset_index().assign(policy=name))
+    return pd.concat(found, ignore_index=True)[["policy", "episode", "metric", "value"]]
+
+
+def meta_ratios(card: dict, window: int = 10) -> pd.DataFrame:
+    """Long table of the mean ratio of each part in each episode of a meta-training, smoothed: episode, part, ratio."""
+    ratios = pd.DataFrame([point["ratios"] for point in card["curve"]]).rolling(window, 1).mean()
+    return ratios.rename_axis("episode").reset_index().melt("episode", var_name="part", value_name="ratio")
+
+
 def per_class(arms: Mapping[str, Sequence[dict]]) -> pd.DataFrame:
     """Mean final accuracy of each class (rows) under each arm (columns)."""
     means = {arm: pd.DataFrame([r["final"]["per_class"] for r in records]).mean() for arm, records in arms.items()}

@@ -27,6 +27,7 @@ STAGED = BOOK / "_build" / "executed"
 HTML = BOOK / "_build" / "html"
 COLUMNS = {"accuracy": "task head", "kept": "kept head", "product": "both heads"}
 COLUMNS |= {"agreement": "agreement", "imagenet": "ImageNet"}
+COLUMNS |= {"validation_loss": "held-out loss", "kl": "held-out KL"}  # nats
 CHAPTER_SECONDS = 600  # a chapter that takes longer has hung
 PARAMETERS = {"profile": str, "seeds": (list, tuple), "arms": (list, tuple), "overrides": dict, "fresh": bool}
 
@@ -70,24 +71,25 @@ class Bound:
     fresh: bool
 
     def table(self, metrics: Sequence[str]) -> Styler:
-        """One row an arm: mean ± standard deviation in per cent over n seeds, beside the published value."""
+        """One row an arm: mean ± standard deviation over n seeds (shares in per cent), beside the published value."""
         summary = analysis.summary(self.arms, metrics)
         rows = {}
         for arm, found in self.arms.items():
             best = analysis.estimate(list(analysis.by_seed(found, self.experiment.metric, "best_on_target").values()))
             published = self.experiment.published.get(arm)
-            first, *others = [(COLUMNS[m], show(summary.loc[arm, m])) for m in metrics]
-            quoted = {"oracle selection": show(best), "published": f"{published.value:.1f}" if published else "—"}
+            first, *others = [(COLUMNS[m], show(summary.loc[arm, m], m)) for m in metrics]
+            oracle = show(best, self.experiment.metric)
+            quoted = {"oracle selection": oracle, "published": f"{published.value:.1f}" if published else "—"}
             rows[arm] = {"n": len(found) or "—", **dict([first]), **quoted, **dict(others)}
         return styled(pd.DataFrame(rows).T)
 
     def differences(self, metrics: Sequence[str]) -> Styler:
-        """One row a declared difference: its mean and 95 % confidence interval in points, paired over seeds."""
+        """One row a declared difference: its mean and 95 % interval, paired over seeds (of shares in points)."""
         rows = {}
         for a, b in self.experiment.differences:
             if a in self.arms and b in self.arms:
                 found = {m: analysis.difference(self.arms[a], self.arms[b], m) for m in metrics}
-                rows[f"{a} − {b}"] = {COLUMNS[m]: show_interval(e) for m, e in found.items()}
+                rows[f"{a} − {b}"] = {COLUMNS[m]: show_interval(e, m) for m, e in found.items()}
         return styled(pd.DataFrame(rows).T)
 
     def findings(self, metrics: Sequence[str]) -> Markdown:
@@ -97,7 +99,8 @@ class Bound:
             for metric in metrics if a in self.arms and b in self.arms else ():
                 e = analysis.difference(self.arms[a], self.arms[b], metric)
                 verdict = "no difference is shown" if e.low <= 0 <= e.high else "higher" if e.low > 0 else "lower"
-                said = f"{show_interval(e)} points: **{verdict}**" if e.n > 1 else "too few for an interval"
+                unit = "points" if metric in plots.SHARES else "nats"
+                said = f"{show_interval(e, metric)} {unit}: **{verdict}**" if e.n > 1 else "too few for an interval"
                 lines.append(f"- {a} against {b}, {plots.NAMES[metric]}, {e.n} paired seeds: {said}.")
         return Markdown("\n".join(lines) or "None of the declared differences is bound.")
 
@@ -119,14 +122,18 @@ class Bound:
         )
 
 
-def show(e: analysis.Estimate) -> str:
-    """``mean ± sd`` in per cent; one value has no sd, none is a dash."""
-    return "—" if e.n == 0 else f"{100 * e.mean:.1f}" + (f" ± {100 * e.sd:.1f}" if e.n > 1 else "")
+def show(e: analysis.Estimate, metric: str) -> str:
+    """``mean ± sd``, of a share in per cent; one value has no sd, none is a dash."""
+    factor, digits = (100, 1) if metric in plots.SHARES else (1, 2)
+    spread = f" ± {factor * e.sd:.{digits}f}" if e.n > 1 else ""
+    return "—" if e.n == 0 else f"{factor * e.mean:.{digits}f}{spread}"
 
 
-def show_interval(e: analysis.Estimate) -> str:
-    """``mean [low, high]`` in points."""
-    return "—" if e.n < 2 else f"{100 * e.mean:+.1f} [{100 * e.low:+.1f}, {100 * e.high:+.1f}]"
+def show_interval(e: analysis.Estimate, metric: str) -> str:
+    """``mean [low, high]``, of a share in points."""
+    factor, digits = (100, 1) if metric in plots.SHARES else (1, 2)
+    mean, low, high = (f"{factor * value:+.{digits}f}" for value in (e.mean, e.low, e.high))
+    return "—" if e.n < 2 else f"{mean} [{low}, {high}]"
 
 
 def styled(table: pd.DataFrame) -> Styler:
@@ -195,6 +202,20 @@ def trials(bound: Bound) -> pd.DataFrame:
         rows[arm] = {name: f"{100 * share:.1f}" for name, share in shares.items()}
         rows[arm]["validation loss"] = f"{end['validation_loss']:.2f}"
     return pd.DataFrame(rows).T
+
+
+def cards(made: Mapping[str, dict]) -> Styler:
+    """How each policy was trained, and what its last ten episodes brought, from the cards in the files."""
+    rows = {}
+    for name, card in made.items():
+        meta, last = card["meta"], pd.DataFrame(card["curve"][-10:])
+        rows[name] = {
+            "reward": meta["reward"], "λ": f"{meta['student']['guidance']:g}", "episodes": len(card["curve"]),
+            "steps each": meta["student"]["steps"], "γ": f"{meta['gamma']:g}", "meta rate": f"{meta['lr']:g}",
+            "baseline": "yes" if meta["baseline"] else "no", "minutes": f"{card['seconds'] / 60:.0f}",
+            "held-out loss": f"{last['held_task'].mean():.3f}", "held-out KL": f"{last['held_guidance'].mean():.3f}",
+        }  # fmt: skip
+    return styled(pd.DataFrame(rows).T)
 
 
 def status() -> Styler:

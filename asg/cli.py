@@ -14,11 +14,13 @@ import torch
 import typer
 from tqdm import tqdm
 
-from asg import AsgError, analysis, book, dryrun, models, plots, records
+from asg import AsgError, analysis, book, dryrun, models, plots, records, reinforce
 from asg.config import RunConfig, make_config
+from asg.controllers.learned import save_policy
+from asg.controllers.windows import policy_path
 from asg.data.folder import opaque
 from asg.data.images import make_folder, read_image, square
-from asg.experiments import EXPERIMENTS, PROFILES, get
+from asg.experiments import EXPERIMENTS, POLICIES, PROFILES, get, policy_config
 from asg.run import run as run_once
 from asg.trainers.classification import train as train_once
 
@@ -177,6 +179,61 @@ def predict(
         with torch.inference_mode():
             both = (student(x)[0].softmax(1) + student(x.flip(3))[0].softmax(1))[0] / 2
         writer.writerow([path, classes[int(both.argmax())], f"{float(both.max()):.4f}"])
+
+
+policy = typer.Typer(help="Policies that set the rates: train one, or search rates with the same compute.")
+app.add_typer(policy, name="policy")
+Declared = Annotated[str, typer.Argument(help=f"One of {', '.join(POLICIES)}.")]
+Meta = Annotated[list[str], typer.Option("--set", help="FIELD=VALUE, a MetaConfig field; the value is JSON.")]
+Out = Annotated[Path | None, typer.Option(help="File to write; policies/PROFILE-NAME if not given.")]
+
+
+def describe_episode(point: dict) -> str:
+    """One line about an episode."""
+    ratios = " ".join(f"{r:.2f}" for r in point["ratios"].values())
+    held = "diverged"
+    if point["held_task"] is not None:
+        held = f"held-out loss {point['held_task']:.3f}  KL {point['held_guidance']:.3f}"
+    paid = f"reward {point['reward']:+.3f}  entropy {point['entropy']:.3f}  " if "reward" in point else ""
+    return f"episode {point['episode']}: {paid}{held}  ratios {ratios}"
+
+
+@policy.command(name="train")
+def train_policy(
+    name: Declared = "asg",
+    profile: Profile = "mini",
+    settings: Meta = [],  # noqa: B006
+    out: Out = None,
+    device: Device = None,
+) -> None:
+    """Train a policy by REINFORCE on synthetic images. Stop it at any time; it goes on after the last episode."""
+    meta = policy_config(name, profile, parse_settings(settings))
+    with records.meta_folder("policy", meta) as folder:
+        trained, at = reinforce.train_policy(meta, folder, device, lambda point: tqdm.write(describe_episode(point)))
+        to = out or policy_path(f"{profile}-{name}")
+        make_folder(to.parent)
+        save_policy(trained, records.card(meta, curve=at.curve, seconds=round(at.seconds)), to)
+        (folder / "policy.pt").unlink()
+    print(f"The policy is in {to}; {meta.episodes} episodes took {at.seconds / 60:.1f} min.")
+
+
+@policy.command(name="search")
+def search(
+    name: Declared = "asg",
+    profile: Profile = "mini",
+    settings: Meta = [],  # noqa: B006
+    out: Out = None,
+    device: Device = None,
+) -> None:
+    """Try random layer-wise rates, as many as the policy has episodes; the best on held-out renders is first."""
+    meta = policy_config(name, profile, parse_settings(settings))
+    with records.meta_folder("search", meta) as folder:
+        trials = reinforce.search_ratios(meta, folder, device, lambda point: tqdm.write(describe_episode(point)))
+        to = out or policy_path(f"{profile}-{name}-search", ".json")
+        make_folder(to.parent)
+        records.write_text(to, json.dumps(records.card(meta, trials=trials), indent=1) + "\n")
+        (folder / "search.pt").unlink()
+    print(f"The {len(trials)} trials are in {to}; the best: {describe_episode(trials[0])}.")
 
 
 @app.command(name="book")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from asg import AsgError
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class Rendering(BaseModel):
@@ -31,6 +34,21 @@ class Rendering(BaseModel):
         if self.smallest > self.largest:
             raise ValueError("smallest must not be above largest")
         return self
+
+
+class Control(BaseModel):
+    """Who sets the rates of the layer groups, as shares of ``lr``, in place of the hand-tuned schedule."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    kind: Literal["learned", "random", "random once", "fixed"] = Field(description="Who decides.")
+    policy: str | None = Field(None, description="Name in policies/ or .safetensors file (kind = learned).")
+    ratios: tuple[float, ...] | None = Field(None, strict=False, description="One a group (kind = fixed).")
+    groups: int = Field(7, ge=1, description="Rates to set (kind = random); a policy brings its own number.")
+    window: Literal["written", "divided"] = Field("written", description="Rule that lengthens the windows.")
+    shortest: int = Field(10, ge=1, description="Steps of the shortest window; a window of none decides nothing.")
+    sampled: bool = Field(True, description="Draw the policy's ratios, or take the likeliest.")
+    schedule: bool = Field(False, description="Multiply by the hand-tuned warm-up and decay.")
 
 
 class RunConfig(BaseModel):
@@ -60,6 +78,7 @@ class RunConfig(BaseModel):
     backbone_factor: float = Field(0.1, ge=0, description="Rate of every backbone group, as a share of lr.")
     guidance: float = Field(0.0, ge=0, description="λ, the weight of the proxy guidance; 0 is plain training.")
     warmup: int = Field(100, ge=1, description="Steps of quadratic warm-up.")
+    control: Control | None = Field(None, strict=False, description="A policy in place of the hand-tuned schedule.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
     weight_decay: float = Field(5e-4, ge=0, description="Weight decay of SGD.")
     sgd: Literal["reference", "torch"] = Field(
@@ -104,8 +123,13 @@ def make_config(base: dict, *overrides: dict) -> RunConfig:
             if override.get(mine) is not None:
                 merged.pop(other, None)
         merged.update(override)
+    return validated(RunConfig, merged)
+
+
+def validated(kind: type[Model], fields: Mapping) -> Model:
+    """``kind(**fields)``; what is wrong with it is one sentence that names each wrong field."""
     try:
-        return RunConfig(**merged)
+        return kind(**fields)
     except ValidationError as error:
         faults = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'the configuration'}: {e['msg']} (got {e['input']!r})"
@@ -113,6 +137,4 @@ def make_config(base: dict, *overrides: dict) -> RunConfig:
             else e["msg"]
             for e in error.errors()
         )
-        raise AsgError(
-            f"These settings are not valid — {faults}. Fields: {', '.join(RunConfig.model_fields)}."
-        ) from None
+        raise AsgError(f"These settings are not valid — {faults}. Fields: {', '.join(kind.model_fields)}.") from None

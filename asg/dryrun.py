@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from asg import AsgError
 from asg.config import RunConfig
+from asg.controllers import make_controller
 from asg.data import data_root, read_domains, visda
 from asg.data.images import StepSampler, total_steps
 from asg.models import Student, build, layer_groups
@@ -27,6 +28,7 @@ class Plan:
     classes: int
     counted: str  # where images and classes come from
     groups: dict[str, int]  # trained parameters of each layer group
+    parts: list[list[str]]  # the layer groups that share a rate of the policy; none if hand-tuned
     steps: int
     evaluations: int  # with the one before the first step
     memory: dict[str, int]  # bytes
@@ -81,6 +83,7 @@ def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
     (train, held_out, photos), classes, counted = count(config)
     steps = len(StepSampler(train, config.batch, config.seed, 0, total_steps(config, train)))
     student = build(config.model_copy(update={"weights": "random"}), classes).to("meta")
+    controller = make_controller(config, layer_groups(student), train)  # a policy that does not fit is said here
     groups = {name: sum(p.numel() for p in group) for name, group in layer_groups(student).items()}
     try:
         activations, forward, both = measure(student, config)
@@ -94,7 +97,8 @@ def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
     passes = seen + evaluations * (seen + photos)  # the teacher's, then each evaluation's: photos are mirrored too
     kept, one, second = 0 if config.data == "toy" else train + seen, forward / config.batch, tflops * 1e12
     return Plan(
-        config, (train, held_out, photos), classes, counted, groups, steps, evaluations,
+        config, (train, held_out, photos), classes, counted, groups, getattr(controller, "parts", []),
+        steps, evaluations,
         {"weights": weights, "gradients": trained, "momentum": trained, "activations": activations},
         {"teacher cache": taught * outputs, "evaluation cache": seen * outputs,
          "image cache": kept * config.size**2 * 3, "checkpoint": weights + trained},
@@ -112,7 +116,7 @@ def _rows(values: dict[str, float], units: tuple[tuple[float, str], ...]) -> lis
 def report(plan: Plan) -> str:
     """``plan`` as text: every number with its unit, every estimate with what it assumes."""
     c, per_epoch = plan.config, plan.images[0] // plan.config.batch
-    rates = {name: c.lr * (1.0 if name == "head" else c.backbone_factor) for name in plan.groups}
+    rates = {name: c.lr * (1.0 if name == "head" or c.control else c.backbone_factor) for name in plan.groups}
     sizes = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
     return "\n".join(
         [
@@ -123,6 +127,7 @@ def report(plan: Plan) -> str:
             "\nlayer group             parameters   peak rate (a step; lr x factor)",
             *(f"  {name:<18}{size:>14,}   {rates[name]:g}" for name, size in plan.groups.items()),
             f"  {'total':<18}{sum(plan.groups.values()):>14,}",
+            *(f"  the policy's rate {k}: {', '.join(part)}" for k, part in enumerate(plan.parts, 1)),
             f"\nlength: {plan.steps:,} steps of {c.batch} images, {plan.steps / per_epoch:.4g} epochs of {per_epoch:,} "
             f"steps, {plan.evaluations} evaluations",
             f"\nmemory of one device (no workspace; activations at batch {c.batch}, {c.size} px"

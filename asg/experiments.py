@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from asg import AsgError
-from asg.config import RunConfig, make_config
+from asg.config import RunConfig, make_config, validated
+from asg.reinforce import MetaConfig
 
 PROFILES: dict[str, dict] = {
     # Generated shapes and a tiny random network, seconds a run: tests only.
@@ -36,6 +37,56 @@ PROFILES: dict[str, dict] = {
 
 LARGE, SMALL = {"backbone_factor": 1.0}, {"backbone_factor": 0.1}
 PROXY = {"guidance": 0.1}  # the paper's λ for classification
+# Ratios multiply the hand-tuned warm-up and decay, as in the reference's segmentation (departure 18).
+RANDOM = {"control": {"kind": "random", "schedule": True}}
+RANDOM_ONCE = {"control": {"kind": "random once", "schedule": True}}
+SHORT = {"mini": {"size": 96, "steps": 200, "warmup": 20, "evaluations": 2}}  # where many runs are compared
+
+
+def learned(policy: str, **how: object) -> dict:
+    """The overrides that put a policy of ``policies/`` in charge."""
+    return {"control": {"kind": "learned", "policy": policy, "schedule": True, **how}}
+
+
+def fixed(ratios: tuple[float, ...] | None = None, policy: str | None = None) -> dict:
+    """The overrides that keep ratios for the whole run: given ones, or the best of a search."""
+    return {"control": {"kind": "fixed", "ratios": ratios, "policy": policy, "schedule": True}}
+
+
+# What an episode of the meta-training changes of a profile: shorter, smaller, synthetic images only.
+EPISODES: dict[str, dict] = {
+    "toy": {"steps": 12, "evaluations": 1, "control": {"kind": "learned", "shortest": 3, "schedule": True}},
+    "mini": {
+        "size": 64, "steps": 20, "batch": 8, "warmup": 2, "lr": 0.002, "evaluations": 1,
+        "control": {"kind": "learned", "schedule": True},
+    },
+    "paper": {"steps": 2000, "evaluations": 1, "control": {"kind": "learned", "schedule": True}},
+}  # fmt: skip
+LENGTH = {"toy": {"episodes": 3, "groups": 3}, "mini": {"episodes": 150}, "paper": {"episodes": 500}}
+OURS = {"reward": "held-out", "baseline": True, "gamma": 0.9, "lr": 0.03}
+# Every policy that a table of the book uses; "student" overrides the episode's run.
+POLICIES: dict[str, dict] = {
+    "asg": {**OURS, "student": PROXY},  # with proxy guidance
+    "l2o": {**OURS},  # without
+    "reference": {"student": PROXY},  # the settings of the reference, the simplest reward
+    "loss": {**OURS, "reward": "loss", "student": PROXY},
+    "improvement": {**OURS, "reward": "improvement", "student": PROXY},
+    "retention": {**OURS, "reward": "retention", "student": PROXY},
+}
+
+
+def policy_config(name: str, profile: str, overrides: Mapping | None = None) -> MetaConfig:
+    """The meta-training of a declared policy: profile, episode, policy and ``overrides`` in turn.
+
+    ``student`` holds overrides of the episode's run. Raises :class:`AsgError` that names what is wrong.
+    """
+    if profile not in EPISODES:
+        raise AsgError(f"The profile {profile!r} has no episodes: choose from {', '.join(EPISODES)}.")
+    if name not in POLICIES:
+        raise AsgError(f"There is no policy {name!r}: choose from {', '.join(POLICIES)}.")
+    declared, more = POLICIES[name], overrides or {}
+    student = make_config(PROFILES[profile], EPISODES[profile], declared.get("student", {}), more.get("student", {}))
+    return validated(MetaConfig, {**LENGTH[profile], **declared, **more, "student": student})
 
 
 @dataclass(frozen=True)
@@ -56,6 +107,7 @@ class Experiment:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     metric: str = "accuracy"
     differences: tuple[tuple[str, str], ...] = ()
+    common: Mapping[str, Mapping] = field(default_factory=dict)  # profile → overrides of every arm
     published: Mapping[str, Published] = field(default_factory=dict)
 
     def config(self, profile: str, arm: str, seed: int, overrides: Mapping | None = None) -> RunConfig:
@@ -64,7 +116,9 @@ class Experiment:
             raise AsgError(f"There is no profile {profile!r}: choose from {', '.join(PROFILES)}.")
         if arm not in self.arms:
             raise AsgError(f"The experiment {self.id!r} has no arm {arm!r}: choose from {', '.join(self.arms)}.")
-        return make_config(PROFILES[profile], self.arms[arm], {"seed": seed}, overrides or {})
+        return make_config(
+            PROFILES[profile], self.common.get(profile, {}), self.arms[arm], {"seed": seed}, overrides or {}
+        )
 
 
 CSG_TABLE_1 = "Chen et al. 2021 (CSG), table 1, VisDA-17, ResNet-101"
@@ -117,6 +171,46 @@ EXPERIMENTS = {
             {f"{weight:g}": {**SMALL, "guidance": weight} for weight in (0.0, 0.03, 0.1, 0.3)},
             seeds=(0, 1, 2),
             differences=(("0.03", "0"), ("0.1", "0"), ("0.3", "0")),
+        ),
+        Experiment(
+            "policies",
+            "Does a learned policy set better rates than chance, a hand, and a search that costs the same?",
+            {
+                "small_proxy": {**SMALL, **PROXY},
+                "large_proxy": {**LARGE, **PROXY},
+                "random_proxy": {**RANDOM, **PROXY},
+                "random_once_proxy": {**RANDOM_ONCE, **PROXY},
+                "search_proxy": {**fixed(policy="mini-asg-search"), **PROXY},
+                "asg": {**learned("mini-asg"), **PROXY},
+                "small": {**SMALL},
+                "large": {**LARGE},
+                "random": {**RANDOM},
+                "random_once": {**RANDOM_ONCE},
+                "search": fixed(policy="mini-l2o-search"),
+                "l2o": learned("mini-l2o"),
+            },
+            differences=(
+                ("asg", "random_proxy"),
+                ("asg", "random_once_proxy"),
+                ("asg", "search_proxy"),
+                ("asg", "small_proxy"),
+                ("l2o", "random"),
+                ("l2o", "random_once"),
+                ("l2o", "search"),
+                ("l2o", "small"),
+                ("asg", "l2o"),
+            ),
+            common=SHORT,
+            published={"small": Published(49.3, CSG_TABLE_1), "asg": Published(61.1, CSG_TABLE_1)},
+        ),
+        Experiment(
+            "rewards",
+            "What should a policy be paid for?",
+            {
+                name: {**learned(f"mini-{name}"), **PROXY}
+                for name in ("asg", "loss", "improvement", "retention", "reference")
+            },
+            common=SHORT,
         ),
     )
 }

@@ -29,6 +29,7 @@ NAMES = {
     "validation": "held-out synthetic",
     "train_task": "task loss (nats)",
     "kl": "KL to ImageNet net (nats)",
+    "validation_loss": "held-out task loss (nats)",
 }
 SHARES = {"accuracy", "kept", "product", "agreement", "imagenet", "validation"}  # shown in per cent
 
@@ -92,6 +93,84 @@ def one_legend(figure: Figure, axes: Iterable[Axes]) -> None:
             axis.get_legend().remove()
     if len(entries) > 1:
         figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=2)
+
+
+def control_loop() -> Figure:
+    """Who tells whom what: the loop of training and policy, without numbers."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.0))
+    boxes = {
+        "network": (0.2, 0.8, "network in training,\nlayer groups 1 … G"),
+        "window": (0.8, 0.8, "a window of steps:\nstatistics"),
+        "policy": (0.8, 0.2, "policy π: LSTMs,\na head for each group"),
+        "rates": (0.2, 0.2, "rate of group g:\n$\\eta\\, a_g$"),
+    }  # fmt: skip
+    for x, y, text in boxes.values():
+        axis.text(
+            x,
+            y,
+            text,
+            ha="center",
+            va="center",
+            fontsize=9,
+            bbox={"boxstyle": "round,pad=0.6", "fc": "white", "ec": "0.3"},
+        )
+    arrows = {
+        ("network", "window"): "losses,\nweights", ("window", "policy"): "state s",
+        ("policy", "rates"): "draws\nratios $a_g$", ("rates", "network"): "SGD",
+    }  # fmt: skip
+    for (a, b), text in arrows.items():
+        (x0, y0, _), (x1, y1, _) = boxes[a], boxes[b]
+        dx, dy = 0.2 * np.sign(round(x1 - x0, 1)), 0.16 * np.sign(round(y1 - y0, 1))
+        axis.annotate("", (x1 - dx, y1 - dy), (x0 + dx, y0 + dy), arrowprops={"arrowstyle": "-|>", "color": COLOURS[0]})
+        axis.text(
+            (x0 + x1) / 2 + 0.02,
+            (y0 + y1) / 2 + 0.03,
+            text,
+            fontsize=8,
+            ha="left" if dx == 0 else "center",
+            va="bottom",
+        )
+    axis.text(0.52, 0.5, "reward of the window\nteaches π (REINFORCE)", fontsize=8, color=COLOURS[1], ha="center")
+    axis.set(xlim=(0, 1), ylim=(0, 1))
+    axis.axis("off")
+    return figure
+
+
+def meta_training(curves: pd.DataFrame) -> Figure:
+    """Reward, entropy and held-out losses over the episodes of meta-trainings, one line a policy.
+
+    ``curves``: the long table of :func:`asg.analysis.meta_curves`.
+    """
+    titles = {
+        "reward": "reward", "entropy": "entropy of a choice (nats)",
+        "held_task": "held-out task loss (nats)", "held_guidance": "held-out KL (nats)",
+    }  # fmt: skip
+    figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 4.4), sharex=True)
+    policies = list(dict.fromkeys(curves["policy"]))
+    for axis, (metric, title) in zip(axes.flat, titles.items(), strict=True):
+        part = curves[curves["metric"] == metric]
+        sns.lineplot(part, x="episode", y="value", hue="policy", style="policy", hue_order=policies, ax=axis)
+        axis.set(title=title, ylabel="")
+    one_legend(figure, axes.flat)
+    return figure
+
+
+def ratios(table: pd.DataFrame, x: str) -> Figure:
+    """Chosen share of the base rate against ``x`` (step or episode), one panel a layer group, one line an arm.
+
+    Mean over seeds with a band of one standard deviation; ``table`` has x, part, ratio, and arm and seed or neither.
+    """
+    parts = list(dict.fromkeys(table["part"]))
+    rows = -(-len(parts) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(WIDTH, 1.3 * rows + 0.8), sharex=True, sharey=True, squeeze=False)
+    look = {"hue": "arm", "style": "arm"} if "arm" in table else {}
+    for axis, part in zip(axes.flat, parts, strict=False):
+        sns.lineplot(table[table["part"] == part], x=x, y="ratio", errorbar="sd", ax=axis, **look)
+        axis.set(title=str(part).replace("+", " + "), ylabel="ratio", ylim=(-0.05, 1.05))
+    for axis in axes.flat[len(parts) :]:
+        axis.set_visible(False)
+    one_legend(figure, axes.flat)
+    return figure
 
 
 def sweep(table: pd.DataFrame, metrics: Sequence[str], xlabel: str) -> Figure:

@@ -12,12 +12,18 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from asg import AsgError
 from asg.config import RunConfig, make_config
+from asg.controllers.chance import given_ratios
+from asg.controllers.learned import load_policy
+from asg.controllers.windows import policy_path
 from asg.data import read_domains
 from asg.data.images import make_folder
+from asg.models import LITES
 
 FORMAT = 1  # raise when a record's fields change meaning
 REPOSITORY = Path(__file__).parents[1]
@@ -33,6 +39,13 @@ RECIPE = (  # but for config.py, whose values stand in the key themselves
     "trainers/loop.py",
     "trainers/classification.py",
 )
+CONTROLLERS = {  # what a controller adds to the recipe; the hand-tuned one is always there
+    "random": ("controllers/windows.py", "controllers/chance.py"),
+    "random once": ("controllers/windows.py", "controllers/chance.py"),
+    "fixed": ("controllers/windows.py", "controllers/chance.py"),
+    "learned": ("controllers/windows.py", "controllers/learned.py"),
+    "meta-training": ("controllers/windows.py", "controllers/chance.py", "controllers/learned.py", "reinforce.py"),
+}
 READERS = {"toy": "data/toy.py", "mini": "data/mini.py", "visda17": "data/visda.py", "folder": "data/folder.py"}
 
 
@@ -64,23 +77,36 @@ def _bare(node: object) -> str:
 
 
 @cache
-def recipe_hash(data: str, package: Path = Path(__file__).parent) -> str:
-    """Hash (12 hex digits) of the code on the training path of benchmark ``data``.
+def recipe_hash(data: str, controller: str | None = None, package: Path = Path(__file__).parent) -> str:
+    """Hash (12 hex digits) of the code on the training path of benchmark ``data`` under a controller.
 
-    Comments, docstrings and layout do not count, nor do the readers of other benchmarks. Taken
+    Comments, docstrings and layout do not count, nor do other benchmarks and controllers. Taken
     once a process: code that is edited while a run goes on did not make that run.
     """
     digest = hashlib.sha256()
-    for part in (*RECIPE, READERS[data]):
+    for part in (*RECIPE, READERS[data], *CONTROLLERS.get(controller, ())):
         digest.update(_bare(ast.parse((package / part).read_text())).encode())
     return digest.hexdigest()[:12]
 
 
-def weights_hash(config: RunConfig) -> str:
-    """What identifies a weights file that is given by its path; empty for weights known by name."""
-    path = Path(config.weights)
-    named = config.weights in ("pretrained", "lite0", "random") or not path.exists()
-    return "" if named else hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+def files_hash(config: RunConfig) -> str:
+    """What identifies the files that a run starts from: weights given by their path, a policy."""
+    weights = Path(config.weights)
+    files = [] if config.weights in ("pretrained", "random", *LITES) or not weights.exists() else [weights]
+    parts = [file.read_bytes() for file in files]
+    if config.control and config.control.kind == "learned":  # not the card, which holds times
+        policy, _ = load_policy(policy_path(config.control.policy))
+        parts.append(
+            b"".join([repr(policy.spec).encode(), *(p.numpy().tobytes() for p in policy.state_dict().values())])
+        )
+    elif config.control and config.control.kind == "fixed":
+        parts.append(repr(given_ratios(config.control)).encode())
+    return "".join(hashlib.sha256(part).hexdigest()[:12] for part in parts)
+
+
+def recipe_of(config: RunConfig) -> str:
+    """:func:`recipe_hash` of what ``config`` trains with."""
+    return recipe_hash(config.data, config.control.kind if config.control else None)
 
 
 def index_hash(config: RunConfig) -> str:
@@ -90,7 +116,7 @@ def index_hash(config: RunConfig) -> str:
 
 def run_key(config: RunConfig) -> str:
     """Hash (12 hex digits) of configuration without seed, data index and recipe: what makes a result."""
-    parts = (config.identity(), index_hash(config), weights_hash(config), recipe_hash(config.data))
+    parts = (config.identity(), index_hash(config), files_hash(config), recipe_of(config))
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
 
 
@@ -180,6 +206,21 @@ def lock(folder: Path) -> Iterator[None]:
         raise AsgError(f"Another process is training the run in {folder}: wait for it, or stop it.") from None
 
 
+@contextmanager
+def meta_folder(kind: str, meta: BaseModel) -> Iterator[Path]:
+    """The folder of one meta-training or search, held by this process alone."""
+    made_of = meta.model_dump_json() + recipe_hash(meta.student.data, "meta-training")
+    folder = make_folder(runs_root() / f"{kind}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}")
+    with lock(folder):
+        yield folder
+
+
+def card(meta: BaseModel, **found: object) -> dict:
+    """What is kept beside a policy or a search: how it was made, on what, and what came out."""
+    recipe, index = recipe_hash(meta.student.data, "meta-training"), index_hash(meta.student)
+    return {"meta": meta.model_dump(), "recipe": recipe, "index": index, **provenance(), **found}
+
+
 def provenance() -> dict:
     """Versions, platform and commit, for the record."""
     commit = subprocess.run(
@@ -189,5 +230,6 @@ def provenance() -> dict:
     return {
         "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
         "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": torch.backends.cpu.get_cpu_capability(),  # decides the last bits of a result on a CPU
         "commit": commit or None,
     }

@@ -25,7 +25,7 @@ def run(
     made_of = {  # before training: files and code may be edited while it runs
         "key": records.run_key(config),
         "index": records.index_hash(config),
-        "recipe": records.recipe_hash(config.data),
+        "recipe": records.recipe_of(config),
     }
     if not fresh:
         make_folder(records.records_path(config).parent)  # an unwritable place is said before the training

@@ -16,7 +16,9 @@ import torch
 from tqdm import tqdm
 
 from asg import records
+from asg.config import Control
 from asg.controllers.hand_tuned import HandTuned
+from asg.controllers.learned import Learned, Policy, Spec
 from asg.data import load_domains
 from asg.experiments import get
 from asg.losses import proxy_guidance, task_loss
@@ -36,14 +38,22 @@ def main() -> None:
     teacher = teacher_log_probabilities(build(guided, 12), domains.source, guided, device)
     torch.set_num_threads(2)
 
-    def stepper(config, cached: bool = True, channels_last: bool = True) -> Callable[[int], None]:
+    def stepper(
+        config, cached: bool = True, channels_last: bool = True, policy: Policy | None = None
+    ) -> Callable[[int], None]:
         student = build(config, len(domains.source.classes))
         frozen = build(config, len(domains.source.classes)).requires_grad_(False)
         if not channels_last:
             student = student.to(memory_format=torch.contiguous_format)
             student.features = lambda x: student.backbone(((x.float() - student.mean) / student.std).contiguous())
         optimiser = make_optimiser(config, layer_groups(student))
-        controller = HandTuned(tuple(layer_groups(student)), 1e-5, 0.1, 1000, 1)
+        groups = layer_groups(student)
+        if policy is None:
+            controller = HandTuned(tuple(groups), 1e-5, 0.1, 1000, 1)
+        else:
+            control = Control(kind="learned", groups=policy.spec.groups)
+            small = config.model_copy(update={"control": control, "lr": 1e-5})
+            controller = Learned(small, groups, len(domains.source), policy)
         looked_up = make_objective(config, teacher if config.guidance else None)
 
         def step(number: int) -> None:
@@ -52,7 +62,8 @@ def main() -> None:
             for group, rate in zip(optimiser.param_groups, controller.rates(number).values(), strict=True):
                 group["lr"] = rate
             if cached:
-                loss = looked_up(student, indices, x, labels)["total"]
+                losses = looked_up(student, indices, x, labels)
+                loss = losses["total"]
             else:
                 logits, imagenet = student(x)
                 with torch.inference_mode():
@@ -61,12 +72,15 @@ def main() -> None:
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+            if cached:
+                controller.observe({name: value.detach() for name, value in losses.items()})
 
         return step
 
     kinds = {
         "plain": stepper(plain),
         "guided, cached teacher": stepper(guided),
+        "guided, learned policy": stepper(guided, policy=Policy(Spec(), torch.Generator().manual_seed(0))),
         "guided, live teacher": stepper(guided, cached=False),
         "plain, default layout": stepper(plain, channels_last=False),
     }
@@ -82,6 +96,7 @@ def main() -> None:
     ratios = {
         "guided / plain, cached teacher": median["guided, cached teacher"] / median["plain"],
         "guided / plain, live teacher": median["guided, live teacher"] / median["plain"],
+        "learned policy / hand-tuned": median["guided, learned policy"] / median["guided, cached teacher"],
         "channels-last / default layout": median["plain"] / median["plain, default layout"],
     }
     for name, ratio in ratios.items():

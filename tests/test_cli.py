@@ -64,7 +64,7 @@ def test_reproduce_removes_what_is_outdated_and_nothing_else(workplace, monkeypa
     printed = CliRunner().invoke(app, arguments).output
     assert own.exists() and printed.count("outdated") == 2
     assert len(list(workplace.results.rglob("*.jsonl"))) == 2
-    monkeypatch.setattr(records, "recipe_hash", lambda data: "edited")
+    monkeypatch.setattr(records, "recipe_hash", lambda *_: "edited")
     assert CliRunner().invoke(app, arguments).output.count("outdated") == 2
     assert not own.exists()
 

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from asg import AsgError
-from asg.config import Rendering, RunConfig, make_config
+from asg.config import Control, Rendering, RunConfig, make_config
 from asg.data.images import total_steps
 
 BASE = {"profile": "toy", "data": "toy", "steps": 8}
@@ -32,6 +32,7 @@ OTHER = {
     "guidance": {"guidance": 0.1},
     "warmup": {"warmup": 50},
     "momentum": {"momentum": 0.5},
+    "control": {"control": {"kind": "random"}},
     "weight_decay": {"weight_decay": 0.0},
     "sgd": {"sgd": "torch"},
     "precision": {"precision": "bf16"},
@@ -52,9 +53,27 @@ OTHER_RENDERING = {
 }
 
 
+OTHER_CONTROL = {
+    "kind": "random once",
+    "policy": "mini-asg",
+    "ratios": [0.5, 1.0],
+    "groups": 3,
+    "window": "divided",
+    "shortest": 2,
+    "sampled": False,
+    "schedule": True,
+}
+
+
 @pytest.mark.parametrize(
     "override",
-    [{}, {"epochs": 3}, {"data": "folder", "source": "Ordner/größer", "target": "x"}, {"rendering": {"seed": 5}}],
+    [
+        {},
+        {"epochs": 3},
+        {"control": {"kind": "fixed", "ratios": [0.0, 1.0]}},
+        {"data": "folder", "source": "Ordner/größer", "target": "x"},
+        {"rendering": {"seed": 5}},
+    ],
 )
 def test_json_round_trip_gives_an_equal_configuration(override: dict):
     config = make_config(BASE, override)
@@ -72,6 +91,7 @@ def test_identity_does_not_depend_on_the_seed():
 def test_every_field_but_the_seed_is_tried_below():
     assert OTHER.keys() == RunConfig.model_fields.keys() - {"seed"}
     assert OTHER_RENDERING.keys() == Rendering.model_fields.keys()
+    assert OTHER_CONTROL.keys() == Control.model_fields.keys()
 
 
 @pytest.mark.parametrize("name", OTHER)
@@ -86,6 +106,13 @@ def test_identity_depends_on_every_field_of_the_rendering(name: str):
     changed = make_config(BASE, {"rendering": {name: OTHER_RENDERING[name]}})
     assert getattr(changed.rendering, name) != getattr(CONFIG.rendering, name)
     assert changed.identity() != CONFIG.identity()
+
+
+@pytest.mark.parametrize("name", OTHER_CONTROL)
+def test_identity_depends_on_every_field_of_the_control(name: str):
+    plain = {"kind": "random"}
+    changed = make_config(BASE, {"control": {**plain, name: OTHER_CONTROL[name]}})
+    assert changed.identity() != make_config(BASE, {"control": plain}).identity()
 
 
 def test_identity_does_not_depend_on_how_a_number_is_written_or_fields_are_ordered():

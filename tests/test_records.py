@@ -222,7 +222,7 @@ def test_the_key_changes_with_configuration_index_and_recipe(workplace, monkeypa
         patch.setattr(records, "index_hash", lambda config: "other")
         keys.add(records.run_key(toy()))
     with monkeypatch.context() as patch:
-        patch.setattr(records, "recipe_hash", lambda data: "other")
+        patch.setattr(records, "recipe_hash", lambda *_: "other")
         keys.add(records.run_key(toy()))
     assert len(keys) == 4
 
@@ -242,7 +242,7 @@ def test_a_record_tells_what_was_trained_not_what_lies_there_at_the_end(workplac
 
     def meanwhile(evaluation: dict) -> None:
         shutil.copy(image_folders.source / "cup" / "00.png", image_folders.source / "cup" / "more.png")
-        monkeypatch.setattr(records, "recipe_hash", lambda data: "edited")
+        monkeypatch.setattr(records, "recipe_hash", lambda *_: "edited")
 
     record = run(config, on_evaluation=meanwhile)
     assert (record["key"], record["index"], record["recipe"]) == (key, index, recipe)
@@ -267,7 +267,7 @@ RECIPE_FILES = [*shared_files(), *READERS.values()]
 
 def hashes(package: Path = PACKAGE) -> dict[str, str]:
     """The recipe hash of every benchmark."""
-    return {data: records.recipe_hash(data, package) for data in READERS}
+    return {data: records.recipe_hash(data, package=package) for data in READERS}
 
 
 def edited(folder: Path, edit: Callable[[str], str], files: list[Path]) -> dict[str, str]:
@@ -453,7 +453,7 @@ def spoil(**changes: object) -> Callable[[list[dict]], list[dict]]:
     ],
 )
 def test_the_check_of_the_committed_records_finds(workplace, monkeypatch, change, fault):
-    monkeypatch.setattr(records, "recipe_hash", lambda data: "recipe")
+    monkeypatch.setattr(records, "recipe_hash", lambda *_: "recipe")
     for seed in (0, 1):
         config = toy(seed=seed)
         record = {"format": records.FORMAT, "key": records.run_key(config), "seed": seed, "config": config.model_dump()}
@@ -468,5 +468,5 @@ def test_the_check_of_the_committed_records_finds(workplace, monkeypatch, change
 def test_the_check_of_the_committed_records_sees_edited_code(workplace, monkeypatch):
     run(toy())
     assert faults(workplace.results) == []
-    monkeypatch.setattr(records, "recipe_hash", lambda data: "edited")
+    monkeypatch.setattr(records, "recipe_hash", lambda *_: "edited")
     assert len(faults(workplace.results)) == 1

@@ -1,0 +1,127 @@
+"""Rates that are decided once a window of steps, from statistics averaged over the window."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from asg import AsgError
+from asg.config import RunConfig
+from asg.controllers.base import Controller
+from asg.controllers.hand_tuned import schedule
+from asg.data.images import total_steps
+
+STATISTICS = ("task", "guidance", "progress", "mean", "std")  # in the order of the reference's state
+
+
+def partition(groups: Sequence[str], parts: int) -> list[list[str]]:
+    """Layer groups, input to output, in ``parts`` consecutive parts; the head, last, is a part of its own.
+
+    The backbone's groups are shared out as evenly as their number allows, earlier parts taking
+    one more; 1 is one rate for all. A ResNet in 7 parts is the paper's (departure 16).
+    """
+    if not 1 <= parts <= len(groups):
+        raise AsgError(
+            f"The policy sets {parts} rates and this backbone has {len(groups)} layer groups ({', '.join(groups)}): "
+            "choose a policy of fewer groups, or another backbone."
+        )
+    if parts == 1:
+        return [list(groups)]
+    *backbone, head = groups
+    each, more = divmod(len(backbone), parts - 1)
+    ends = [each * k + min(k, more) for k in range(parts)]
+    return [*(backbone[a:b] for a, b in pairwise(ends)), [head]]
+
+
+def policy_path(name: str | None, suffix: str = ".safetensors") -> Path:
+    """The file of a policy: as given, or by its name in ``$ASG_POLICIES``, else ``policies/`` of the repository."""
+    if name is None:
+        raise AsgError("This control needs its policy: a name in policies/, or a file.")
+    if name.endswith(suffix):
+        return Path(name)
+    return Path(os.environ.get("ASG_POLICIES", Path(__file__).parents[2] / "policies")) / f"{name}{suffix}"
+
+
+def next_window(rule: str, shortest: int, window: int, previous: int) -> int:
+    r"""Steps until the next decision, given the last window and the step at which it began.
+
+    ``written``: :math:`\max(m, w + \lfloor s/20 \rfloor)`, as the reference computes it;
+    ``divided``: :math:`\max(m, \lfloor (w + s)/20 \rfloor)`, as it probably means (departure 14).
+    """
+    longer = window + previous // 20 if rule == "written" else (window + previous) // 20
+    return max(shortest, longer)
+
+
+class Windowed(Controller):
+    r"""Rate of every layer group: :math:`\eta \cdot a`, with a ratio :math:`a` that :meth:`decide` sets.
+
+    No warm-up and no decay, as in the reference's classification, unless ``schedule`` asks for the
+    hand-tuned factor. A window is cut at the end of an epoch.
+    """
+
+    def __init__(self, config: RunConfig, groups: dict[str, list[nn.Parameter]], images: int, parts: int) -> None:
+        self.config, self.control = config, config.control
+        self.parts = partition(list(groups), parts)
+        self.total, self.epoch = total_steps(config, images), max(1, images // config.batch)
+        self.last = groups["head"][-2]  # weight (C, D) of the last layer
+        self.sums, self.count = torch.zeros(4, device=self.last.device), 0
+        self.ratios = [1.0] * parts
+        self.window = self.previous = self.next = 0
+        self.decisions: list[dict] = []
+
+    def decide(self, state: Tensor) -> list[float]:
+        """Ratio of each part for the coming window; ``state`` ``(5,)``: :data:`STATISTICS` of the last one."""
+        raise NotImplementedError
+
+    def rates(self, step: int) -> dict[str, float]:
+        """The rates in force at ``step``; decides first where a window ends."""
+        if step == self.next:
+            state = self.state(step)
+            if all(map(math.isfinite, state.tolist())):  # else the loop is about to say that the run diverged
+                self.ratios = self.decide(state)
+            self.decisions.append({"step": step, "ratios": [round(r, 4) for r in self.ratios]})
+            self.window = next_window(self.control.window, self.control.shortest, self.window, self.previous)
+            self.previous, self.next = step, min(step + self.window, (step // self.epoch + 1) * self.epoch)
+            self.sums, self.count = torch.zeros_like(self.sums), 0
+        factor = schedule(step, self.total, self.config.warmup) if self.control.schedule else 1.0
+        base = self.config.lr * factor
+        return {name: base * ratio for part, ratio in zip(self.parts, self.ratios, strict=True) for name in part}
+
+    def observe(self, losses: dict[str, Tensor]) -> None:
+        """Add the step to the window: losses, mean and standard deviation of the last layer's weights."""
+        std, mean = torch.std_mean(self.last.detach())
+        guidance = losses.get("guidance", torch.zeros_like(mean))
+        self.sums = self.sums + torch.stack([losses["task"], guidance, mean, std])  # no wait for the device
+        self.count += 1
+
+    def state(self, step: int) -> Tensor:
+        """:data:`STATISTICS` ``(5,)`` averaged over the window that ends at ``step``, on the CPU.
+
+        Before the first step the losses are 0 and the weights are as they stand (departure 17).
+        """
+        if self.count:
+            task, guidance, mean, std = (self.sums / self.count).tolist()
+        else:
+            task = guidance = 0.0
+            std, mean = (float(v) for v in torch.std_mean(self.last.detach()))
+        return torch.tensor([task, guidance, step / self.total, mean, std])
+
+    def state_dict(self) -> dict:
+        """The window so far and the decisions."""
+        names = ("sums", "count", "ratios", "window", "previous", "next", "decisions")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on within the window."""
+        for name, value in state.items():
+            setattr(self, name, value.to(self.last.device) if name == "sums" else value)
+
+    def report(self) -> dict:
+        """The parts, and every decision with its step."""
+        return {"parts": ["+".join(part) for part in self.parts], "decisions": self.decisions}

@@ -1,0 +1,340 @@
+"""Meta-training: the policy learns by REINFORCE from short trainings on the synthetic side alone."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from asg import AsgError
+from asg.config import Control, RunConfig
+from asg.controllers.base import Controller
+from asg.controllers.chance import RATIOS, Fixed
+from asg.controllers.learned import Learned, Policy, Spec
+from asg.controllers.windows import STATISTICS, Windowed
+from asg.data import load_domains
+from asg.data.images import ImageSet, make_folder
+from asg.losses import proxy_guidance, task_loss
+from asg.metrics import forward_all
+from asg.models import Student, build, layer_groups
+from asg.trainers.classification import EVALUATION_BATCH, cpu_threads, make_objective, teacher_log_probabilities
+from asg.trainers.loop import Diverged, fit, load_checkpoint, make_accelerator, save_checkpoint
+
+MOVING = 0.1  # weight of the newest return in the moving averages of the baseline
+DIVERGED = -10.0  # reward of the choice after which a run diverged; a blind guess of 12 classes loses 2.5 nats
+
+
+@dataclass(frozen=True)
+class Window:
+    """What a reward is made of: mean losses of the window, and losses on held-out renders at its end (nats)."""
+
+    task: float
+    guidance: float
+    held_task: float = math.nan
+    held_guidance: float = math.nan
+
+    def loss(self, weight: float) -> float:
+        """Task loss + ``weight`` · divergence from the ImageNet network, in training."""
+        return self.task + weight * self.guidance
+
+    def held_out(self, weight: float) -> float:
+        """The same on held-out renders."""
+        return self.held_task + weight * self.held_guidance
+
+
+# Name → reward of a window, given the one before (None before the first) and λ; the paper's is unknown (departure 13).
+REWARDS: dict[str, Callable[[Window, Window | None, float], float]] = {
+    "loss": lambda now, before, weight: -now.loss(weight),
+    "improvement": lambda now, before, weight: before.loss(weight) - now.loss(weight) if before else 0.0,
+    "held-out": lambda now, before, weight: before.held_out(weight) - now.held_out(weight),
+    "retention": lambda now, before, weight: before.held_out(1.0) - now.held_out(1.0),
+}
+HELD_OUT = ("held-out", "retention")  # look at held-out renders before the first step and after each window
+
+
+class MetaConfig(BaseModel):
+    """How a policy is trained (departure 15); the student's own settings are ``student``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    student: RunConfig = Field(strict=False, description="One episode: a run of this length on the source.")
+    reward: Literal["loss", "improvement", "held-out", "retention"] = Field("loss", description="What is rewarded.")
+    episodes: int = Field(100, ge=1, description="Student trainings.")
+    gamma: float = Field(0.0, ge=0, le=1, description="Discount of later rewards; 0 as in the published command.")
+    decisions: int = Field(5, ge=1, description="Decisions of one update.")
+    lr: float = Field(7e-4, gt=0, description="Meta rate of SGD.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
+    baseline: bool = Field(False, description="Subtract a moving average of the returns, and divide by their spread.")
+    entropy: float = Field(0.0, ge=0, description="Weight of the entropy bonus.")
+    groups: int = Field(7, ge=1, description="Rates that the policy sets.")
+    actions: int = Field(11, ge=0, description="Ratios from 0 to 1; 0: a continuous ratio.")
+    statistics: tuple[str, ...] = Field(STATISTICS, strict=False, description="What the policy sees.")
+    normalised: bool = Field(False, description="Whether it sees them free of sizes.")
+    seed: int = Field(0, ge=0, description="Seed of the policy's start, of its draws and of the episodes.")
+
+
+def returns(rewards: Tensor, gamma: float) -> Tensor:
+    r"""Discounted returns :math:`R_t = \sum_{k \ge t} \gamma^{k-t} r_k` of rewards ``(T,)``."""
+    found, after = [], torch.zeros(())
+    for reward in rewards.flip(0):
+        after = reward + gamma * after
+        found.append(after)
+    return torch.stack(found[::-1])
+
+
+def reinforce_loss(log_probabilities: Tensor, advantages: Tensor, entropies: Tensor, bonus: float = 0.0) -> Tensor:
+    r"""What a step of the policy descends.
+
+    .. math:: -\frac1T \sum_t \Big( A_t \sum_g \log\pi_g(a_{tg}) + \beta \sum_g H_{tg} \Big)
+
+    ``log_probabilities`` and ``entropies`` ``(T,)``, summed over the groups; ``advantages``
+    ``(T,)``: returns, less a baseline if there is one. Its gradient is an unbiased estimate of
+    that of minus the expected return. Source: the reference's update; the bonus is an option.
+    """
+    return -(advantages.detach() * log_probabilities + bonus * entropies).mean()
+
+
+@dataclass
+class Progress:
+    """What a checkpoint of the meta-training keeps besides policy and momentum."""
+
+    episode: int = 0
+    means: list[float] = field(default_factory=list)  # moving average of the return of each decision of an episode
+    square: float = 0.0  # moving average of the squared distance from it
+    updates: int = 0
+    seconds: float = 0.0
+    curve: list[dict] = field(default_factory=list)
+
+
+class Learning(Learned):
+    """A policy at work that is paid for every window and updated every few decisions."""
+
+    def __init__(
+        self,
+        meta: MetaConfig,
+        config: RunConfig,
+        groups: dict[str, list[nn.Parameter]],
+        images: int,
+        policy: Policy,
+        optimiser: torch.optim.Optimizer,
+        at: Progress,
+        probe: Probe,
+    ) -> None:
+        super().__init__(config, groups, images, policy)
+        self.generator = torch.Generator().manual_seed(meta.seed * 1_000_003 + at.episode)
+        self.meta, self.optimiser, self.at, self.probe = meta, optimiser, at, probe
+        self.before: Window | None = None
+        self.pending: list[tuple[Tensor, Tensor]] = []  # log-probability and entropy of choices not yet learned from
+        self.rewards: list[float] = []  # of all of them, or all but the last
+        self.all_rewards: list[float] = []
+        self.entropies: list[float] = []
+
+    def decide(self, state: Tensor) -> list[float]:
+        """Take the reward of the last choice, learn if it is time, choose again."""
+        if self.pending:
+            self.take(state, self.probe() if self.meta.reward in HELD_OUT else {})
+        elif self.meta.reward in HELD_OUT and not self.all_rewards:
+            self.before = Window(math.nan, math.nan, **self.probe.last)
+        outputs = self.look(state)
+        actions = self.policy.sample(outputs.detach(), self.generator)
+        entropy = self.policy.entropy(outputs)
+        self.pending.append((self.policy.log_probability(outputs, actions), entropy.sum()))
+        self.entropies.append(float(entropy.detach().mean()))
+        return self.policy.ratios(actions)
+
+    def take(self, state: Tensor, held: dict[str, float]) -> None:
+        """Reward the last choice with what the window brought, in training and on held-out renders."""
+        now = Window(float(state[0]), float(state[1]), **held)
+        reward = REWARDS[self.meta.reward](now, self.before, self.config.guidance)
+        self.before = now
+        self.pay(reward if math.isfinite(reward) else DIVERGED)
+
+    def pay(self, reward: float) -> None:
+        """Note a reward; after ``decisions`` of them update the policy."""
+        self.rewards.append(reward)
+        self.all_rewards.append(reward)
+        if len(self.rewards) == self.meta.decisions:
+            self.update()
+
+    def update(self) -> None:
+        """One step of REINFORCE on the choices that have their reward; the memory goes on without its graph."""
+        advantages = returns(torch.tensor(self.rewards), self.meta.gamma)
+        if self.meta.baseline:
+            advantages = self.compare(advantages)
+        log_probabilities, entropies = (torch.stack(column) for column in zip(*self.pending, strict=True))
+        loss = reinforce_loss(log_probabilities, advantages, entropies, self.meta.entropy)
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        self.at.updates += 1
+        self.pending, self.rewards = [], []
+        self.hidden = [(h.detach(), c.detach()) for h, c in self.hidden]
+
+    def compare(self, found: Tensor) -> Tensor:
+        """Returns ``(T,)`` against those that the same decisions of former episodes brought, in units of their spread.
+
+        A decision's place in the episode matters: losses fall by themselves. The first return at a
+        place has nothing to compare with and counts 0.
+        """
+        first = len(self.all_rewards) - len(found)
+        self.at.means += found[len(self.at.means) - first :].tolist()
+        usual = torch.tensor(self.at.means[first : first + len(found)])
+        distance = found - usual
+        share = max(MOVING, 1 / (self.at.updates + 1))  # a plain mean at first
+        self.at.square += share * (float((distance**2).mean()) - self.at.square)
+        self.at.means[first : first + len(found)] = (usual + MOVING * distance).tolist()
+        return distance / max(self.at.square, 1e-8) ** 0.5
+
+    def finish(self, diverged: bool) -> None:
+        """The end of an episode: pay the last choice, learn from what is left."""
+        if self.pending and diverged:
+            self.pay(DIVERGED)
+        elif self.pending and self.count:
+            self.take(self.state(self.total), self.probe.last)
+        if self.rewards:
+            self.update()
+
+
+class Probe:
+    """Losses of a network in training on held-out renders, in nats; the latest are kept in ``last``."""
+
+    def __init__(self, student: Student, held: ImageSet, teacher: Tensor, device: torch.device) -> None:
+        self.student, self.held, self.teacher, self.device = student, held, teacher, device
+        self.last: dict[str, float] = {}
+
+    def __call__(self) -> dict[str, float]:
+        """Task loss and divergence from the ImageNet network, now."""
+        task, imagenet = forward_all(self.student, self.held, EVALUATION_BATCH, self.device)
+        guidance = proxy_guidance(imagenet, self.teacher)
+        self.last = {"held_task": float(task_loss(task, self.held.labels)), "held_guidance": float(guidance)}
+        return self.last
+
+
+class Episodes:
+    """Short student trainings on the synthetic side; data, teacher's outputs and weights are prepared once.
+
+    Every episode starts at the ImageNet weights with another head and another order of the images.
+    """
+
+    def __init__(self, student: RunConfig, folder: Path, device: str | None) -> None:
+        self.student, self.folder = student, make_folder(folder) / "episode"
+        self.accelerator = make_accelerator(student, device)
+        self.device, self.domains = self.accelerator.device, load_domains(student)
+        first = build(student, len(self.domains.source.classes)).to(self.device)
+        self.held_teacher = teacher_log_probabilities(first, self.domains.validation, student, self.device)
+        self.teacher = None
+        if student.guidance:
+            outputs = teacher_log_probabilities(first, self.domains.source, student, self.device)
+            self.teacher = outputs.to(self.device)
+
+    def run(self, seed: int, make: Callable[[RunConfig, dict, Probe], Controller]) -> tuple[Controller, dict]:
+        """One episode: its controller, made by ``make(config, groups, probe)``, and how it ended.
+
+        The end: what the probe found after the last step (None when the episode diverged).
+        """
+        config = self.student.model_copy(update={"seed": seed})
+        student = build(config, len(self.domains.source.classes)).to(self.device)
+        groups, probe = layer_groups(student), Probe(student, self.domains.validation, self.held_teacher, self.device)
+        controller = make(config, groups, probe)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            fit(
+                config, student, groups, self.domains.source, make_objective(config, self.teacher),
+                lambda now: probe(), controller, make_folder(self.folder), self.accelerator,
+            )  # fmt: skip
+            end = probe.last
+        except Diverged:
+            end = {"held_task": None, "held_guidance": None}
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return controller, end
+
+
+def mean_ratios(controller: Windowed) -> dict[str, float]:
+    """Part of the network → mean ratio over the decisions of an episode."""
+    found = controller.report()
+    columns = zip(*(decision["ratios"] for decision in found["decisions"]), strict=True)
+    return {part: round(fmean(column), 4) for part, column in zip(found["parts"], columns, strict=True)}
+
+
+def train_policy(
+    meta: MetaConfig, folder: Path, device: str | None = None, on_episode: Callable[[dict], None] = lambda point: None
+) -> tuple[Policy, Progress]:
+    """Train a policy in ``folder``, going on after the last finished episode if it holds a checkpoint.
+
+    Only synthetic images are seen: training renders by the student, held-out renders by the
+    rewards that ask for them. A point of the curve: mean reward, entropy and ratios of an episode,
+    and how it ended. Raises :class:`AsgError` when the policy's weights are no longer finite.
+    """
+    spec = Spec(meta.groups, meta.actions, meta.statistics, meta.normalised)
+    policy = Policy(spec, torch.Generator().manual_seed(meta.seed))
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    optimiser, at = torch.optim.SGD(trained, meta.lr, meta.momentum), Progress()
+    path = make_folder(folder) / "policy.pt"
+    if path.exists():
+        saved = load_checkpoint(path, torch.device("cpu"))
+        policy.load_state_dict(saved["policy"])
+        optimiser.load_state_dict(saved["optimiser"])
+        at = Progress(**saved["progress"])
+    began = time.monotonic() - at.seconds
+    with cpu_threads(meta.student.threads):
+        episodes = Episodes(meta.student, folder, device)
+        images = len(episodes.domains.source)
+        for episode in tqdm(range(at.episode, meta.episodes), initial=at.episode, total=meta.episodes, unit="episode"):
+            at.episode = episode
+            controller, end = episodes.run(
+                meta.seed * 1_000_003 + episode,
+                lambda config, groups, probe: Learning(meta, config, groups, images, policy, optimiser, at, probe),
+            )
+            controller.finish(diverged=end["held_task"] is None)
+            if not all(bool(p.isfinite().all()) for p in policy.parameters()):
+                raise AsgError(f"The policy diverged in episode {episode}: lower the meta rate ({meta.lr:g}).")
+            at.curve.append({
+                "episode": episode, "reward": fmean(controller.all_rewards), "entropy": fmean(controller.entropies),
+                "ratios": mean_ratios(controller), **end,
+            })  # fmt: skip
+            at.episode, at.seconds = episode + 1, time.monotonic() - began
+            save_checkpoint(path, at, {"policy": policy, "optimiser": optimiser})
+            on_episode(at.curve[-1])
+    return policy, at
+
+
+def search_ratios(
+    meta: MetaConfig, folder: Path, device: str | None = None, on_episode: Callable[[dict], None] = lambda point: None
+) -> list[dict]:
+    """The honest rival: as many episodes as the policy has, each with ratios drawn once and kept.
+
+    The trials, best first: those with the lowest task loss + λ · divergence from the ImageNet network
+    on held-out renders at the end of the episode. Resumed like :func:`train_policy`.
+    """
+    at, path = Progress(), make_folder(folder) / "search.pt"
+    if path.exists():
+        at = Progress(**load_checkpoint(path, torch.device("cpu"))["progress"])
+    with cpu_threads(meta.student.threads):
+        episodes = Episodes(meta.student, folder, device)
+        for episode in tqdm(range(at.episode, meta.episodes), initial=at.episode, total=meta.episodes, unit="episode"):
+            generator = torch.Generator().manual_seed(meta.seed * 1_000_003 + episode)
+            drawn = torch.randint(len(RATIOS), (meta.groups,), generator=generator).tolist()
+            control = Control(kind="fixed", ratios=tuple(RATIOS[k] for k in drawn))
+            controller, end = episodes.run(
+                meta.seed * 1_000_003 + episode,
+                lambda config, groups, probe, control=control: Fixed(
+                    config.model_copy(update={"control": control}), groups, len(episodes.domains.source)
+                ),
+            )
+            at.curve.append({"episode": episode, "ratios": mean_ratios(controller), **end})
+            at.episode = episode + 1
+            save_checkpoint(path, at, {})
+            on_episode(at.curve[-1])
+    weight = meta.student.guidance
+    finished = [trial for trial in at.curve if trial["held_task"] is not None]
+    return sorted(finished, key=lambda trial: trial["held_task"] + weight * trial["held_guidance"])
