@@ -10,6 +10,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from asg import AsgError
 from asg.config import RunConfig
 from asg.data.images import ImageSet, fingerprint_of
 from asg.metrics import forward_all
@@ -112,6 +113,28 @@ def meta_ratios(card: dict, window: int = 10) -> pd.DataFrame:
     """Long table of the mean ratio of each part in each episode of a meta-training, smoothed: episode, part, ratio."""
     ratios = pd.DataFrame([point["ratios"] for point in card["curve"]]).rolling(window, 1).mean()
     return ratios.rename_axis("episode").reset_index().melt("episode", var_name="part", value_name="ratio")
+
+
+def slopes(trials: Sequence[dict], outcomes: Sequence[str]) -> pd.DataFrame:
+    r"""What each part's ratio does to the end of an episode: ordinary least squares over the trials of a search.
+
+    Long table: outcome, part, slope :math:`\hat\beta`, and :math:`\hat\beta \pm t_{n-p-1}\, s
+    \sqrt{(X^\top X)^{-1}_{kk}}` at 95 %, for one unit of the ratio; n trials, p parts and a constant.
+    """
+    parts = list(trials[0]["ratios"])
+    x = np.array([[1.0, *trial["ratios"].values()] for trial in trials])  # (n, p + 1)
+    freedom, inverse = len(x) - x.shape[1], np.linalg.inv(x.T @ x)
+    if freedom < 1:
+        raise AsgError(f"{len(trials)} trials are too few for the slopes of {len(parts)} parts: search for longer.")
+    found = []
+    for outcome in outcomes:
+        y = np.array([trial[outcome] for trial in trials])
+        beta = inverse @ x.T @ y
+        error = np.sqrt(np.square(y - x @ beta).sum() / freedom * np.diag(inverse))
+        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+        rows = zip(parts, beta[1:], (beta - half)[1:], (beta + half)[1:], strict=True)
+        found += [(outcome, *row) for row in rows]
+    return pd.DataFrame(found, columns=["outcome", "part", "slope", "low", "high"])
 
 
 def per_class(arms: Mapping[str, Sequence[dict]]) -> pd.DataFrame:

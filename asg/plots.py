@@ -155,6 +155,21 @@ def meta_training(curves: pd.DataFrame) -> Figure:
     return figure
 
 
+def slopes(table: pd.DataFrame) -> Figure:
+    """What each part's ratio does to the end of an episode: :func:`asg.analysis.slopes` with their 95 % intervals."""
+    titles = {"held_task": "held-out task loss", "held_guidance": "held-out KL"}
+    outcomes, parts = list(dict.fromkeys(table["outcome"])), list(dict.fromkeys(table["part"]))
+    figure, axes = plt.subplots(1, len(outcomes), figsize=(WIDTH, 0.32 * len(parts) + 0.9), sharey=True, squeeze=False)
+    for axis, outcome in zip(axes.flat, outcomes, strict=True):
+        rows = table[table["outcome"] == outcome]
+        distance = [rows["slope"] - rows["low"], rows["high"] - rows["slope"]]
+        axis.errorbar(rows["slope"], rows["part"].str.replace("+", " + "), xerr=distance, fmt="o", color=COLOURS[0])
+        axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
+        axis.set(title=titles.get(outcome, outcome), xlabel="nats per unit of the ratio")
+    axes.flat[0].invert_yaxis()  # the input on top
+    return figure
+
+
 def ratios(table: pd.DataFrame, x: str) -> Figure:
     """Chosen share of the base rate against ``x`` (step or episode), one panel a layer group, one line an arm.
 

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from asg import AsgError
 from asg.analysis import (
     by_seed,
     curves,
@@ -17,6 +18,7 @@ from asg.analysis import (
     meta_curves,
     meta_ratios,
     per_class,
+    slopes,
     summary,
 )
 
@@ -153,3 +155,20 @@ def test_the_curves_of_a_meta_training_are_moving_means():
     ratios = meta_ratios({"curve": curve}, window=2)
     assert ratios[ratios["part"] == "a"]["ratio"].tolist() == [0.0, 0.5, 0.5]
     assert ratios[ratios["part"] == "b"]["ratio"].tolist() == [1.0, 0.5, 0.0]
+
+
+def test_slopes_are_those_of_scipy_and_of_a_plane_without_noise():
+    """One part: scipy's linear regression and its standard error. Several parts and no noise: the plane itself."""
+    random = np.random.default_rng(0)
+    x, noise = random.random(30), random.normal(size=30)
+    one = slopes([{"ratios": {"a": r}, "end": 2 * r + n} for r, n in zip(x, noise, strict=True)], ["end"]).iloc[0]
+    known = stats.linregress(x, 2 * x + noise)
+    half = stats.t.ppf(0.975, 28) * known.stderr
+    assert (one["slope"], one["low"], one["high"]) == pytest.approx(
+        (known.slope, known.slope - half, known.slope + half)
+    )
+    plane = [{"ratios": {"a": a, "b": b}, "end": 1 + 2 * a - 3 * b} for a, b in random.random((10, 2))]
+    found = slopes(plane, ["end"])
+    assert found["slope"].tolist() == pytest.approx([2, -3]) and found["part"].tolist() == ["a", "b"]
+    with pytest.raises(AsgError, match="3 trials are too few for the slopes of 2 parts"):
+        slopes(plane[:3], ["end"])

@@ -17,12 +17,14 @@ from asg.config import RunConfig, make_config
 from asg.controllers import make_controller
 from asg.controllers.learned import FORMAT, Policy, Spec, load_policy, save_policy
 from asg.controllers.windows import next_window, partition
+from asg.data import load_domains
 from asg.dryrun import dry_run, report
 from asg.experiments import PROFILES, policy_config
 from asg.models import layer_groups
 from asg.reinforce import search_ratios, train_policy
 from asg.run import run
 from asg.trainers.classification import train
+from asg.trainers.loop import fit, make_accelerator
 
 RESNET = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "head")
 
@@ -183,6 +185,26 @@ def test_one_policy_file_drives_resnet101_for_two_steps(workplace, image_folders
     result, student = train(config, workplace.runs, device="cpu")
     assert tuple(layer_groups(student)) == RESNET and result["parts"] == list(RESNET)
     assert [d["step"] for d in result["decisions"]] == [0, 1]
+
+
+def test_another_task_takes_the_controller_as_it_is(workplace):
+    """Dense prediction on the shared loop: a label for every pixel, a head that ends in a convolution without bias."""
+    config = toy({"kind": "learned", "policy": str(policy_file(workplace.data)), "shortest": 3}, steps=8)
+    images = load_domains(config).source
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 5, 1, bias=False))
+    groups = {name: list(m.parameters()) for name, m in zip(("stem", "body", "head"), network, strict=True)}
+
+    def objective(network: nn.Module, indices: torch.Tensor, x: torch.Tensor, labels: torch.Tensor) -> dict:
+        logits = network(x.float() / 255)  # (N, 5, H, W)
+        loss = nn.functional.cross_entropy(logits, labels[:, None, None].expand(-1, *x.shape[2:]) % 5)
+        return {"total": loss, "task": loss}
+
+    controller = make_controller(config, groups, len(images))
+    done = fit(
+        config, network, groups, images, objective, lambda now: {}, controller, workplace.runs, make_accelerator(config, "cpu")
+    )  # fmt: skip
+    assert done.step == 8 and [d["step"] for d in controller.decisions] == [0, 3, 6]
+    assert controller.state(8)[4] == pytest.approx(network[2].weight.std().item(), rel=0.05)
 
 
 # --- meta-training ------------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ class Learned(Windowed):
 
     def look(self, state: Tensor) -> Tensor:
         """Head outputs ``(G, actions)`` for ``state``; the hidden states move on."""
-        seen = self.policy.scale(state, tuple(self.last.shape))
+        seen = self.policy.scale(state, tuple(self.last.flatten(1).shape))  # of a convolution: (C, D · k · k)
         outputs, self.hidden = self.policy(seen, torch.tensor(self.ratios), self.hidden)
         return outputs
 

@@ -69,7 +69,7 @@ class Windowed(Controller):
         self.config, self.control = config, config.control
         self.parts = partition(list(groups), parts)
         self.total, self.epoch = total_steps(config, images), max(1, images // config.batch)
-        self.last = groups["head"][-2]  # weight (C, D) of the last layer
+        self.last = next(p for p in reversed(groups["head"]) if p.dim() > 1)  # weight of the last layer, (C, D, …)
         self.sums, self.count = torch.zeros(4, device=self.last.device), 0
         self.ratios = [1.0] * parts
         self.window = self.previous = self.next = 0
