@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from asg import AsgError
 from asg.config import RunConfig, make_config, validated
+from asg.controllers.windows import STATISTICS
 from asg.reinforce import MetaConfig
 
 PROFILES: dict[str, dict] = {
@@ -69,10 +70,19 @@ ASG = {**OURS, "student": PROXY}
 POLICIES: dict[str, dict] = {
     "asg": ASG,  # with proxy guidance
     "l2o": OURS,  # without
-    "reference": {"student": PROXY},  # the settings of the reference, the simplest reward
+    # other rewards; "reference" has the settings of the reference and the simplest reward
     "loss": {**ASG, "reward": "loss"},
     "improvement": {**ASG, "reward": "improvement"},
     "retention": {**ASG, "reward": "retention"},
+    "reference": {"student": PROXY},
+    # other choices
+    "three-ratios": {**ASG, "actions": 3},
+    "continuous": {**ASG, "actions": 0},
+    "one-rate": {**ASG, "groups": 1},
+    "two-rates": {**ASG, "groups": 2},
+    # another view of the training
+    "normalised": {**ASG, "normalised": True},
+    **{f"no-{name}": {**ASG, "statistics": tuple(s for s in STATISTICS if s != name)} for name in STATISTICS},
 }
 
 

@@ -165,7 +165,8 @@ def slopes(table: pd.DataFrame) -> Figure:
         distance = [rows["slope"] - rows["low"], rows["high"] - rows["slope"]]
         axis.errorbar(rows["slope"], rows["part"].str.replace("+", " + "), xerr=distance, fmt="o", color=COLOURS[0])
         axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
-        axis.set(title=titles.get(outcome, outcome), xlabel="nats per unit of the ratio")
+        axis.set_title(titles.get(outcome, outcome))
+    figure.supxlabel("nats per unit of the ratio", fontsize=10)
     axes.flat[0].invert_yaxis()  # the input on top
     return figure
 

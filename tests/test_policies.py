@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy import stats
 from torch import nn
 
 from asg import AsgError, records, reinforce
@@ -19,13 +20,14 @@ from asg.controllers.learned import FORMAT, Policy, Spec, load_policy, save_poli
 from asg.controllers.windows import next_window, partition
 from asg.data import load_domains
 from asg.dryrun import dry_run, report
-from asg.experiments import PROFILES, policy_config
+from asg.experiments import EPISODES, POLICIES, PROFILES, policy_config
 from asg.models import layer_groups
-from asg.reinforce import search_ratios, train_policy
+from asg.reinforce import MetaConfig, search_ratios, train_policy
 from asg.run import run
 from asg.trainers.classification import train
 from asg.trainers.loop import fit, make_accelerator
 
+POLICIES_HERE = records.REPOSITORY / "policies"
 RESNET = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "head")
 
 
@@ -274,6 +276,26 @@ def test_a_saved_policy_is_the_same_policy(tmp_path):
     again, card = load_policy(tmp_path / "p.safetensors")
     assert again.spec == policy.spec and card == {"curve": [1, 2]}
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in policy.state_dict().items())
+
+
+@pytest.mark.parametrize("path", sorted(POLICIES_HERE.glob("*.safetensors")), ids=lambda p: p.stem)
+def test_a_kept_policy_says_how_it_was_trained_and_was_paid_better_in_the_end(path):
+    """Each file in policies/ is a declared policy with its whole curve; its last 30 episodes beat its first 30."""
+    policy, card = load_policy(path)
+    profile, _, name = path.stem.partition("-")
+    declared = policy_config(name, profile)
+    assert MetaConfig(**card["meta"]) == declared
+    assert policy.spec == Spec(declared.groups, declared.actions, declared.statistics, declared.normalised)
+    rewards = [point["reward"] for point in card["curve"]]
+    assert len(rewards) == declared.episodes
+    if declared.baseline:  # without one nothing is promised
+        assert stats.ttest_ind(rewards[-30:], rewards[:30], alternative="greater").pvalue < 0.05
+
+
+def test_every_policy_of_the_catalogue_is_valid():
+    for profile in EPISODES:
+        for name in POLICIES:
+            assert policy_config(name, profile).student.control.kind == "learned"
 
 
 def test_a_policy_that_is_missing(workplace):
