@@ -221,7 +221,7 @@ def cards(made: Mapping[str, dict]) -> Styler:
 def status() -> Styler:
     """Versions and platform that this page was executed with."""
     here = records.provenance()
-    return styled(pd.DataFrame({"version": {"platform": here["platform"], **here["versions"]}}))
+    return styled(pd.DataFrame({"version": {"platform": here["platform"], "cpu": here["cpu"], **here["versions"]}}))
 
 
 def chapter_times() -> pd.DataFrame:
@@ -236,7 +236,7 @@ def run_times(profile: str) -> pd.DataFrame:
     for name in EXPERIMENTS:
         if found := [r for runs in bind(name, profile).arms.values() for r in runs]:
             seconds, memory = pd.Series([r["seconds"] for r in found]).median(), max(r["peak_memory_mb"] for r in found)
-            devices = ", ".join(sorted({f"{r['platform']} {r['device']}" for r in found}))
+            devices = ", ".join(sorted({f"{r['platform']} {r['device']} {r.get('cpu', '')}".strip() for r in found}))
             rows[name] = {"runs": len(found), "median s": f"{seconds:.0f}", "peak MB": memory, "device": devices}
     return pd.DataFrame(rows).T
 
