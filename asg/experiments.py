@@ -41,7 +41,8 @@ PROXY = {"guidance": 0.1}  # the paper's λ for classification
 # Ratios multiply the hand-tuned warm-up and decay, as in the reference's segmentation (departure 18).
 RANDOM = {"control": {"kind": "random", "schedule": True}}
 RANDOM_ONCE = {"control": {"kind": "random once", "schedule": True}}
-SHORT = {"mini": {"size": 96, "steps": 160, "warmup": 16, "evaluations": 2}}  # where many runs are compared
+# Runs under policies: shorter and smaller, at the base rate of the episodes that the policies come from.
+SHORT = {"mini": {"size": 96, "steps": 160, "warmup": 16, "lr": 0.002, "evaluations": 2}}
 
 
 def learned(policy: str, **how: object) -> dict:
@@ -193,6 +194,7 @@ EXPERIMENTS = {
                 "random_once_proxy": {**RANDOM_ONCE, **PROXY},
                 "search_proxy": {**fixed(policy="mini-asg-search"), **PROXY},
                 "asg": {**learned("mini-asg"), **PROXY},
+                "asg_likeliest": {**learned("mini-asg", sampled=False), **PROXY},
                 "small": {**SMALL},
                 "large": {**LARGE},
                 "random": {**RANDOM},
@@ -205,6 +207,7 @@ EXPERIMENTS = {
                 ("asg", "random_once_proxy"),
                 ("asg", "search_proxy"),
                 ("asg", "small_proxy"),
+                ("asg_likeliest", "asg"),
                 ("l2o", "random"),
                 ("l2o", "random_once"),
                 ("l2o", "search"),
