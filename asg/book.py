@@ -205,7 +205,7 @@ def trials(bound: Bound) -> pd.DataFrame:
 
 
 def cards(made: Mapping[str, dict]) -> Styler:
-    """How each policy was trained, and what its last ten episodes brought, from the cards in the files."""
+    """How each policy was trained, and the held-out losses at the end of its last ten episodes, from its card."""
     rows = {}
     for name, card in made.items():
         meta, last = card["meta"], pd.DataFrame(card["curve"][-10:])
@@ -213,7 +213,7 @@ def cards(made: Mapping[str, dict]) -> Styler:
             "reward": meta["reward"], "λ": f"{meta['student']['guidance']:g}", "episodes": len(card["curve"]),
             "steps each": meta["student"]["steps"], "γ": f"{meta['gamma']:g}", "meta rate": f"{meta['lr']:g}",
             "baseline": "yes" if meta["baseline"] else "no", "minutes": f"{card['seconds'] / 60:.0f}",
-            "held-out loss": f"{last['held_task'].mean():.3f}", "held-out KL": f"{last['held_guidance'].mean():.3f}",
+            "end loss": f"{last['held_task'].mean():.2f}", "end KL": f"{last['held_guidance'].mean():.2f}",
         }  # fmt: skip
     return styled(pd.DataFrame(rows).T)
 
