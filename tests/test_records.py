@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from asg import records
 from asg import run as run_module
-from asg.config import RunConfig, make_config
+from asg.config import Control, RunConfig, make_config
 from asg.experiments import PROFILES
 from asg.run import run
 
@@ -153,7 +153,7 @@ def test_the_trained_rates_matter(workplace):
 APPEND = """
 import pathlib, sys, time
 from asg import records
-from asg.config import RunConfig
+from asg.config import Control, RunConfig
 config = RunConfig.model_validate_json(sys.argv[1])
 key, read = records.run_key(config), records.read
 
@@ -209,6 +209,8 @@ def test_the_identity_changes_with_every_other_field(field):
     if isinstance(value, BaseModel):
         name, inner = next(iter(dict(value).items()))
         other = value.model_copy(update={name: inner + 1})
+    elif "Control" in annotation:
+        other = Control(kind="random")
     elif value is None:
         other = 5 if "int" in annotation else "changed"
     else:
