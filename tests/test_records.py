@@ -153,7 +153,7 @@ def test_the_trained_rates_matter(workplace):
 APPEND = """
 import pathlib, sys, time
 from asg import records
-from asg.config import Control, RunConfig
+from asg.config import RunConfig
 config = RunConfig.model_validate_json(sys.argv[1])
 key, read = records.run_key(config), records.read
 
