@@ -123,10 +123,10 @@ def slopes(trials: Sequence[dict], outcomes: Sequence[str]) -> pd.DataFrame:
     """
     parts = list(trials[0]["ratios"])
     x = np.array([[1.0, *trial["ratios"].values()] for trial in trials])  # (n, p + 1)
-    freedom, inverse = len(x) - x.shape[1], np.linalg.inv(x.T @ x)
+    freedom = len(x) - x.shape[1]
     if freedom < 1:
         raise AsgError(f"{len(trials)} trials are too few for the slopes of {len(parts)} parts: search for longer.")
-    found = []
+    inverse, found = np.linalg.inv(x.T @ x), []
     for outcome in outcomes:
         y = np.array([trial[outcome] for trial in trials])
         beta = inverse @ x.T @ y

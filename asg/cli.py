@@ -4,9 +4,10 @@ import csv
 import json
 import os
 import signal
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Annotated
 
@@ -107,19 +108,38 @@ def reproduce(
     todo = sorted((w for w in wanted.values() if records.find(w[2]) is None), key=lambda w: w[2].seed)
     kept = len(wanted) - len(todo)
     print(f"{kept} of {len(wanted)} runs have a current record; {len(todo)} to train, {jobs} at once")
-
-    def launch(name: str, arm: str, config: RunConfig) -> int:
-        options = ["--arm", arm, "--seed", str(config.seed), "--profile", profile]
-        command = [sys.executable, "-m", "asg.cli", "run", name, *options]
-        return subprocess.run(command, env={**os.environ, "TQDM_DISABLE": "1"}, check=False).returncode
-
-    pool = ThreadPoolExecutor(jobs)
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=work_for_parent)
     try:
-        codes = list(tqdm(pool.map(lambda w: launch(*w), todo), total=len(todo), unit="run"))
+        runs = [pool.submit(train_missing, *one) for one in todo]
+        done = [run.result() for run in tqdm(as_completed(runs), total=len(runs), unit="run")]
     finally:
         pool.shutdown(cancel_futures=True)
-    if failed := sum(map(bool, codes)):
+    if failed := done.count(False):
         raise AsgError(f"{failed} runs failed (why is said above): mend the cause and run `asg reproduce` again.")
+
+
+def work_for_parent() -> None:
+    """Make a worker of ``reproduce`` quiet, and end it with the command that started it; its run can be resumed."""
+    os.environ["TQDM_DISABLE"] = "1"
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def follow() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def train_missing(experiment: str, arm: str, config: RunConfig) -> bool:
+    """One run of ``reproduce``, in a worker: whether it has its record now."""
+    what = f"{experiment} {arm} seed {config.seed}"
+    try:
+        record = run_once(config)
+    except AsgError as error:
+        print(f"{what}: error: {error}", file=sys.stderr, flush=True)
+        return False
+    print(f"{what}: {describe(record['final'])}  (key {record['key']})", flush=True)
+    return True
 
 
 @app.command()

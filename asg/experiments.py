@@ -64,7 +64,7 @@ EPISODES: dict[str, dict] = {
     },
     "paper": {"steps": 2000, "evaluations": 1, "control": {"kind": "learned", "schedule": True}},
 }  # fmt: skip
-LENGTH = {"toy": {"episodes": 3, "groups": 3}, "mini": {"episodes": 150}, "paper": {"episodes": 500}}
+LENGTH = {"toy": {"episodes": 3, "groups": 3}, "mini": {"episodes": 200}, "paper": {"episodes": 500}}
 OURS = {"reward": "held-out", "baseline": True, "gamma": 0.9, "lr": 0.03}
 ASG = {**OURS, "student": PROXY}
 # Every policy that a table of the book uses; "student" overrides the episode's run.
@@ -135,6 +135,25 @@ class Experiment:
 
 CSG_TABLE_1 = "Chen et al. 2021 (CSG), table 1, VisDA-17, ResNet-101"
 
+# What a run may have of its own while the policy stays the same: other length, batch, base rate, network.
+CHANGES: dict[str, dict] = {
+    "80 steps": {"steps": 80, "warmup": 8},
+    "320 steps": {"steps": 320, "warmup": 32},
+    "batch 8": {"batch": 8},
+    "batch 32": {"batch": 32},
+    "rate .01": {"lr": 0.01},
+    "Lite1": {"backbone": "timm:tf_efficientnet_lite1", "weights": "lite1"},
+    "Lite2": {"backbone": "timm:tf_efficientnet_lite2", "weights": "lite2"},
+}
+REWARDED = ("loss", "improvement", "retention", "reference")
+VARIANTS = tuple(name for name in POLICIES if name not in ("asg", "l2o", *REWARDED))
+USES: dict[str, dict] = {
+    "likeliest": {**learned("mini-asg", sampled=False), **PROXY},
+    "divided windows": {**learned("mini-asg", window="divided"), **PROXY},
+    "no warm-up, no decay": {**learned("mini-asg", schedule=False), **PROXY},
+    **{f"λ {weight:g}": {**learned("mini-asg"), "guidance": weight} for weight in (0.0, 0.03, 0.3)},
+}
+
 EXPERIMENTS = {
     e.id: e
     for e in (
@@ -154,9 +173,17 @@ EXPERIMENTS = {
                 "large_proxy": {**LARGE, **PROXY},
                 "small": {**SMALL},
                 "small_proxy": {**SMALL, **PROXY},
+                "asg": {**learned("mini-asg"), **PROXY},
+                "asg_likeliest": {**learned("mini-asg", sampled=False), **PROXY},
             },
-            differences=(("large_proxy", "large"), ("small_proxy", "small"), ("small", "large")),
-            published={"small": Published(49.3, CSG_TABLE_1)},
+            differences=(
+                ("large_proxy", "large"),
+                ("small_proxy", "small"),
+                ("small", "large"),
+                ("asg", "small_proxy"),
+                ("asg_likeliest", "small_proxy"),
+            ),
+            published={"small": Published(49.3, CSG_TABLE_1), "asg": Published(61.1, CSG_TABLE_1)},
         ),
         Experiment(
             "setting",
@@ -216,6 +243,42 @@ EXPERIMENTS = {
             ),
             common=SHORT,
             published={"small": Published(49.3, CSG_TABLE_1), "asg": Published(61.1, CSG_TABLE_1)},
+        ),
+        Experiment(
+            "rewards",
+            "What should a policy be paid for?",
+            {"asg": {**learned("mini-asg"), **PROXY}}
+            | {name: {**learned(f"mini-{name}"), **PROXY} for name in REWARDED},
+            differences=tuple((name, "asg") for name in REWARDED),
+            common=SHORT,
+        ),
+        Experiment(
+            "policy_design",
+            "What does a policy have to see, and what does it have to choose from?",
+            {"asg": {**learned("mini-asg"), **PROXY}}
+            | {name: {**learned(f"mini-{name}"), **PROXY} for name in VARIANTS},
+            differences=tuple((name, "asg") for name in VARIANTS),
+            common=SHORT,
+        ),
+        Experiment(
+            "policy_use",
+            "How should a trained policy be used?",
+            {"asg": {**learned("mini-asg"), **PROXY}} | USES,
+            differences=tuple((name, "asg") for name in USES),
+            common=SHORT,
+        ),
+        Experiment(
+            "transfer",
+            "Is a policy of any use in runs unlike its episodes?",
+            {
+                f"{change}, {who}": {**setting, **rates, **PROXY}
+                for change, setting in CHANGES.items()
+                for who, rates in (("asg", learned("mini-asg")), ("random", RANDOM), ("small", SMALL))
+            },
+            differences=tuple(
+                (f"{change}, asg", f"{change}, {rival}") for change in CHANGES for rival in ("random", "small")
+            ),
+            common=SHORT,
         ),
     )
 }

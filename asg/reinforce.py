@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from asg import AsgError
-from asg.config import Control, RunConfig
+from asg.config import RunConfig
 from asg.controllers.base import Controller
 from asg.controllers.chance import RATIOS, Fixed
 from asg.controllers.learned import Learned, Policy, Spec
@@ -324,7 +324,8 @@ def search_ratios(
         for episode in tqdm(range(at.episode, meta.episodes), initial=at.episode, total=meta.episodes, unit="episode"):
             generator = torch.Generator().manual_seed(meta.seed * 1_000_003 + episode)
             drawn = torch.randint(len(RATIOS), (meta.groups,), generator=generator).tolist()
-            control = Control(kind="fixed", ratios=tuple(RATIOS[k] for k in drawn))
+            kept = {"kind": "fixed", "ratios": tuple(RATIOS[k] for k in drawn)}
+            control = meta.student.control.model_copy(update=kept)
             controller, end = episodes.run(
                 meta.seed * 1_000_003 + episode,
                 lambda config, groups, probe, control=control: Fixed(

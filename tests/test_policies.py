@@ -267,6 +267,20 @@ def test_the_search_is_sorted_by_the_held_out_loss_and_resumes(workplace):
     assert dict(zip(record["parts"], record["decisions"][0]["ratios"], strict=True)) == trials[0]["ratios"]
 
 
+def test_a_trial_of_the_search_has_the_warm_up_and_decay_of_the_policys_episodes(workplace, monkeypatch):
+    meta, seen = policy_config("asg", "toy", {"episodes": 2}), []
+
+    class Seen(reinforce.Fixed):
+        def __init__(self, config: RunConfig, *rest: object) -> None:
+            seen.append(config.control)
+            super().__init__(config, *rest)
+
+    monkeypatch.setattr(reinforce, "Fixed", Seen)
+    search_ratios(meta, workplace.runs, "cpu")
+    assert len(seen) == 2 and meta.student.control.schedule
+    assert all(c.model_copy(update={"kind": "learned", "ratios": None}) == meta.student.control for c in seen)
+
+
 # --- policy files -------------------------------------------------------------------------------------------------
 
 
@@ -290,6 +304,17 @@ def test_a_kept_policy_says_how_it_was_trained_and_was_paid_better_in_the_end(pa
     assert len(rewards) == declared.episodes
     if declared.baseline:  # without one nothing is promised
         assert stats.ttest_ind(rewards[-30:], rewards[:30], alternative="greater").pvalue < 0.05
+
+
+@pytest.mark.parametrize("path", sorted(POLICIES_HERE.glob("*-search.json")), ids=lambda p: p.stem)
+def test_a_kept_search_cost_what_its_policy_cost(path):
+    """It is of the policy's own episodes, as many of them, and the best trial on held-out renders is the first."""
+    profile, _, name = path.stem.removesuffix("-search").partition("-")
+    kept, declared = json.loads(path.read_text()), policy_config(name, profile)
+    assert MetaConfig(**kept["meta"]) == declared
+    assert sorted(t["episode"] for t in kept["trials"]) == list(range(declared.episodes))
+    losses = [t["held_task"] + declared.student.guidance * t["held_guidance"] for t in kept["trials"]]
+    assert losses == sorted(losses)
 
 
 def test_every_policy_of_the_catalogue_is_valid():
