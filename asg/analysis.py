@@ -17,6 +17,7 @@ from asg.metrics import forward_all
 from asg.models import build
 
 CONFIDENCE = 0.95
+INTERVALS = ["metric", "row", "mean", "low", "high"]  # columns of what plots.intervals draws
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,19 @@ def difference(records_a: Sequence[dict], records_b: Sequence[dict], metric: str
     """Estimate of a − b, paired over the seeds that both have (departure 12)."""
     a, b = by_seed(records_a, metric), by_seed(records_b, metric)
     return estimate([a[s] - b[s] for s in sorted(a.keys() & b.keys())])
+
+
+def differences(
+    arms: Mapping[str, Sequence[dict]], pairs: Mapping[str, tuple[str, str]], metrics: Sequence[str]
+) -> pd.DataFrame:
+    """Long table of each named pair's :func:`difference`: metric, row (the pair's name), mean, low, high."""
+    rows = [
+        (metric, name, found.mean, found.low, found.high)
+        for metric in metrics
+        for name, (a, b) in pairs.items()
+        if (found := difference(arms[a], arms[b], metric)).n
+    ]
+    return pd.DataFrame(rows, columns=INTERVALS)
 
 
 def summary(arms: Mapping[str, Sequence[dict]], metrics: Sequence[str]) -> pd.DataFrame:
@@ -118,8 +132,9 @@ def meta_ratios(card: dict, window: int = 10) -> pd.DataFrame:
 def slopes(trials: Sequence[dict], outcomes: Sequence[str]) -> pd.DataFrame:
     r"""What each part's ratio does to the end of an episode: ordinary least squares over the trials of a search.
 
-    Long table: outcome, part, slope :math:`\hat\beta`, and :math:`\hat\beta \pm t_{n-p-1}\, s
-    \sqrt{(X^\top X)^{-1}_{kk}}` at 95 %, for one unit of the ratio; n trials, p parts and a constant.
+    Long table: metric (the outcome), row (the part), mean (the slope :math:`\hat\beta`), low and high
+    (:math:`\hat\beta \pm t_{n-p-1}\, s \sqrt{(X^\top X)^{-1}_{kk}}` at 95 %), for one unit of the ratio;
+    n trials, p parts and a constant.
     """
     parts = list(trials[0]["ratios"])
     x = np.array([[1.0, *trial["ratios"].values()] for trial in trials])  # (n, p + 1)
@@ -134,7 +149,7 @@ def slopes(trials: Sequence[dict], outcomes: Sequence[str]) -> pd.DataFrame:
         half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
         rows = zip(parts, beta[1:], (beta - half)[1:], (beta + half)[1:], strict=True)
         found += [(outcome, *row) for row in rows]
-    return pd.DataFrame(found, columns=["outcome", "part", "slope", "low", "high"])
+    return pd.DataFrame(found, columns=INTERVALS)
 
 
 def per_class(arms: Mapping[str, Sequence[dict]]) -> pd.DataFrame:

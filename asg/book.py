@@ -28,6 +28,7 @@ HTML = BOOK / "_build" / "html"
 COLUMNS = {"accuracy": "task head", "kept": "kept head", "product": "both heads"}
 COLUMNS |= {"agreement": "agreement", "imagenet": "ImageNet"}
 COLUMNS |= {"validation_loss": "held-out loss", "kl": "held-out KL"}  # nats
+NO_DIFFERENCES = "None of the declared differences has its records."
 CHAPTER_SECONDS = 600  # a chapter that takes longer has hung
 PARAMETERS = {"profile": str, "seeds": (list, tuple), "arms": (list, tuple), "overrides": dict, "fresh": bool}
 
@@ -92,6 +93,16 @@ class Bound:
                 rows[f"{a} − {b}"] = {COLUMNS[m]: show_interval(e, m) for m, e in found.items()}
         return styled(pd.DataFrame(rows).T)
 
+    def intervals(self, metrics: Sequence[str]) -> Figure | Markdown:
+        """The declared differences as points with intervals; those against one arm are named by the other one."""
+        pairs = [(a, b) for a, b in self.experiment.differences if a in self.arms and b in self.arms]
+        one_rival = len({b for _, b in pairs}) == 1
+        named = {a if one_rival else f"{a} − {b.rpartition(', ')[2]}": (a, b) for a, b in pairs}
+        found = analysis.differences(self.arms, named, metrics)
+        if found.empty:
+            return Markdown(NO_DIFFERENCES)
+        return figure(plots.intervals(found, f"difference from {pairs[0][1]}" if one_rival else "difference"))
+
     def findings(self, metrics: Sequence[str]) -> Markdown:
         """What the records say about each declared difference, one line a metric, and no more than they say."""
         lines = []
@@ -102,7 +113,7 @@ class Bound:
                 unit = "points" if metric in plots.SHARES else "nats"
                 said = f"{show_interval(e, metric)} {unit}: **{verdict}**" if e.n > 1 else "too few for an interval"
                 lines.append(f"- {a} against {b}, {plots.NAMES[metric]}, {e.n} paired seeds: {said}.")
-        return Markdown("\n".join(lines) or "None of the declared differences is bound.")
+        return Markdown("\n".join(lines) or NO_DIFFERENCES)
 
     def provenance(self) -> Markdown:
         """Where the numbers come from, and the command that makes them again."""
@@ -155,14 +166,43 @@ def bind(
     Empty ``seeds`` and ``arms`` mean all. Raises :class:`AsgError` that names an unknown arm, a
     parameter of the wrong type, and a parameter that no chapter has.
     """
+    return bind_each([experiment], profile, seeds, arms, overrides, fresh)[0]
+
+
+def bind_each(
+    experiments: Sequence[str],
+    profile: str = "mini",
+    seeds: Sequence[int] = (),
+    arms: Sequence[str] = (),
+    overrides: Mapping | None = None,
+    fresh: bool = False,
+) -> list[Bound]:
+    """:func:`bind` for a chapter of several experiments: ``arms`` may be of any of them."""
     values = (profile, seeds, arms, overrides or {}, fresh)
     check_parameters(dict(zip(PARAMETERS, values, strict=True)))
     if shell := get_ipython():  # outside a notebook nothing is injected
         injected(shell.user_ns)
-    declared = get(experiment)
+    all_declared = [get(name) for name in experiments]
+    for arm in arms:
+        if not any(arm in declared.arms for declared in all_declared):
+            there_are = ", ".join(name for declared in all_declared for name in declared.arms)
+            raise AsgError(
+                f"The experiment {' or '.join(map(repr, experiments))} has no arm {arm!r}: choose from {there_are}."
+            )
+    return [_bind(declared, profile, seeds, arms, overrides, fresh) for declared in all_declared]
+
+
+def _bind(
+    declared: Experiment,
+    profile: str,
+    seeds: Sequence[int],
+    arms: Sequence[str],
+    overrides: Mapping | None,
+    fresh: bool,
+) -> Bound:
     chosen = tuple(seeds) or declared.seeds
     found, configs = {}, {}
-    for arm in arms or declared.arms:
+    for arm in (arm for arm in declared.arms if not arms or arm in arms):
         runs = [declared.config(profile, arm, seed, overrides) for seed in chosen]
         configs[arm] = runs[0]
         made = [run(c, fresh=True) if fresh else records.find(c) for c in runs]

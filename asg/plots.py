@@ -30,6 +30,8 @@ NAMES = {
     "train_task": "task loss (nats)",
     "kl": "KL to ImageNet net (nats)",
     "validation_loss": "held-out task loss (nats)",
+    "held_task": "held-out task loss",
+    "held_guidance": "held-out KL",
 }
 SHARES = {"accuracy", "kept", "product", "agreement", "imagenet", "validation"}  # shown in per cent
 
@@ -155,19 +157,23 @@ def meta_training(curves: pd.DataFrame) -> Figure:
     return figure
 
 
-def slopes(table: pd.DataFrame) -> Figure:
-    """What each part's ratio does to the end of an episode: :func:`asg.analysis.slopes` with their 95 % intervals."""
-    titles = {"held_task": "held-out task loss", "held_guidance": "held-out KL"}
-    outcomes, parts = list(dict.fromkeys(table["outcome"])), list(dict.fromkeys(table["part"]))
-    figure, axes = plt.subplots(1, len(outcomes), figsize=(WIDTH, 0.32 * len(parts) + 0.9), sharey=True, squeeze=False)
-    for axis, outcome in zip(axes.flat, outcomes, strict=True):
-        rows = table[table["outcome"] == outcome]
-        distance = [rows["slope"] - rows["low"], rows["high"] - rows["slope"]]
-        axis.errorbar(rows["slope"], rows["part"].str.replace("+", " + "), xerr=distance, fmt="o", color=COLOURS[0])
+def intervals(table: pd.DataFrame, xlabel: str) -> Figure:
+    """Estimates with their 95 % intervals, a panel a metric: the long table of :func:`asg.analysis.differences`.
+
+    Shares are shown in points. What lies on the line at zero is not shown to differ from it.
+    """
+    metrics, rows = list(dict.fromkeys(table["metric"])), list(dict.fromkeys(table["row"]))
+    figure, axes = plt.subplots(1, len(metrics), figsize=(WIDTH, 0.3 * len(rows) + 0.9), sharey=True, squeeze=False)
+    for axis, metric in zip(axes.flat, metrics, strict=True):
+        found = table[table["metric"] == metric].set_index("row").drop(columns="metric")
+        found = found.reindex(rows) * (100 if metric in SHARES else 1)
+        distance = np.nan_to_num([found["mean"] - found["low"], found["high"] - found["mean"]])
+        axis.errorbar(found["mean"], np.arange(len(rows)), xerr=distance, fmt="o", color=COLOURS[0], markersize=5)
         axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
-        axis.set_title(titles.get(outcome, outcome))
-    figure.supxlabel("nats per unit of the ratio", fontsize=10)
-    axes.flat[0].invert_yaxis()  # the input on top
+        axis.set_title(NAMES.get(metric, metric).replace(", ", ",\n"), fontsize=9)
+    axes.flat[0].set_yticks(np.arange(len(rows)), [row.replace("+", " + ") for row in rows])
+    axes.flat[0].invert_yaxis()  # the first row on top
+    figure.supxlabel(xlabel, fontsize=10)
     return figure
 
 

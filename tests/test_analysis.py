@@ -13,6 +13,7 @@ from asg.analysis import (
     curves,
     decisions,
     difference,
+    differences,
     drifts,
     estimate,
     meta_curves,
@@ -82,6 +83,15 @@ def test_difference_pairs_the_seeds_that_both_have():
 
 def test_difference_without_a_common_seed_is_empty():
     assert difference([record(0, 0.5)], [record(1, 0.4)], "accuracy").n == 0
+
+
+def test_differences_have_a_row_for_every_pair_with_common_seeds():
+    arms = {"a": [record(0, 0.6), record(1, 0.8)], "b": [record(0, 0.5), record(1, 0.5)], "none": []}
+    table = differences(arms, {"first": ("a", "b"), "empty": ("none", "b")}, ["accuracy"])
+    found = difference(arms["a"], arms["b"], "accuracy")
+    assert table.to_dict("records") == [
+        {"metric": "accuracy", "row": "first", "mean": found.mean, "low": found.low, "high": found.high}
+    ]
 
 
 def test_summary_has_a_row_an_arm_and_a_column_a_metric():
@@ -164,11 +174,11 @@ def test_slopes_are_those_of_scipy_and_of_a_plane_without_noise():
     one = slopes([{"ratios": {"a": r}, "end": 2 * r + n} for r, n in zip(x, noise, strict=True)], ["end"]).iloc[0]
     known = stats.linregress(x, 2 * x + noise)
     half = stats.t.ppf(0.975, 28) * known.stderr
-    assert (one["slope"], one["low"], one["high"]) == pytest.approx(
+    assert (one["mean"], one["low"], one["high"]) == pytest.approx(
         (known.slope, known.slope - half, known.slope + half)
     )
     plane = [{"ratios": {"a": a, "b": b}, "end": 1 + 2 * a - 3 * b} for a, b in random.random((10, 2))]
     found = slopes(plane, ["end"])
-    assert found["slope"].tolist() == pytest.approx([2, -3]) and found["part"].tolist() == ["a", "b"]
+    assert found["mean"].tolist() == pytest.approx([2, -3]) and found["row"].tolist() == ["a", "b"]
     with pytest.raises(AsgError, match="3 trials are too few for the slopes of 2 parts"):
         slopes(plane[:3], ["end"])

@@ -10,11 +10,13 @@ import nbformat
 import papermill
 import pytest
 
-from asg import AsgError, book
-from asg.book import PARAMETERS, bind, check_parameters
+from asg import AsgError, analysis, book
+from asg.book import PARAMETERS, bind, bind_each, check_parameters
+from asg.run import run
 
 CHAPTERS = book.chapters()
 GUIDANCE = book.BOOK / "chapters" / "03_proxy_guidance.ipynb"
+DRAWING = ("book.figure(", "book.live(", ".intervals(")
 BY_NAME = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
 
 
@@ -43,7 +45,7 @@ def test_one_parameters_cell_with_the_five_names(chapter: Path) -> None:
 @BY_NAME
 def test_every_figure_has_a_description(chapter: Path) -> None:
     for cell in nbformat.read(chapter, 4).cells:
-        if cell.cell_type == "code" and ("book.figure(" in cell.source or "book.live(" in cell.source):
+        if cell.cell_type == "code" and any(call in cell.source for call in DRAWING):
             assert len(cell.metadata["mystnb"]["image"]["alt"]) > 40
 
 
@@ -56,6 +58,27 @@ def test_wrong_parameters_are_named() -> None:
         bind("guidance", "toy", seeds=["1"])
     with pytest.raises(AsgError, match="no arm 'smal'"):
         bind("guidance", "toy", arms=["smal"])
+    with pytest.raises(AsgError, match="'guidance' or 'oracle' has no arm 'smal'"):
+        bind_each(["guidance", "oracle"], "toy", arms=["large", "smal"])
+
+
+def test_a_chapter_of_several_experiments_binds_each_with_its_own_arms(workplace) -> None:
+    guidance, oracle = bind_each(["guidance", "oracle"], "toy", arms=["small", "large"])
+    assert list(guidance.arms) == ["large", "small"] and list(oracle.arms) == []
+    assert guidance.seeds == (0, 1, 2, 3, 4) and oracle.seeds == (0,)
+
+
+def test_differences_are_drawn_when_they_have_records(workplace) -> None:
+    bound = bind("guidance", "toy", arms=["small", "small_proxy"])
+    assert bound.intervals(["accuracy"]).data == book.NO_DIFFERENCES
+    for seed in (0, 1):
+        for arm in bound.arms:
+            run(bound.experiment.config("toy", arm, seed))
+    bound = bind("guidance", "toy", arms=["small", "small_proxy"])
+    first, second = bound.intervals(["accuracy", "kl"]).axes
+    assert [label.get_text() for label in first.get_yticklabels()] == ["small_proxy"]
+    known = analysis.difference(bound.arms["small_proxy"], bound.arms["small"], "kl").mean
+    assert second.lines[0].get_xdata()[0] == pytest.approx(known)
 
 
 def run_chapter(parameters: dict, tmp_path: Path) -> nbformat.NotebookNode:
