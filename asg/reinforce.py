@@ -255,6 +255,7 @@ class Episodes:
             end = probe.last
         except Diverged:
             end = {"held_task": None, "held_guidance": None}
+        self.accelerator.free_memory()  # else it holds on to the network of every episode
         shutil.rmtree(self.folder, ignore_errors=True)
         return controller, end
 

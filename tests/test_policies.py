@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
+import weakref
 from itertools import pairwise
 from pathlib import Path
 
@@ -230,6 +232,24 @@ def test_meta_training_resumes_to_the_same_policy(workplace, reward):
     untrained = Policy(whole.spec, torch.Generator().manual_seed(meta.seed))
     assert not torch.equal(whole.heads[0].weight, untrained.heads[0].weight)
     assert torch.equal(whole.critic.weight, untrained.critic.weight)
+
+
+def test_an_episodes_network_is_let_go(workplace, monkeypatch):
+    """Hundreds of episodes must not fill the memory: after each, what the former ones trained is gone."""
+    made, alive, build = [], [], reinforce.build
+
+    def noted(*given: object) -> nn.Module:
+        student = build(*given)
+        made.append(weakref.ref(student))
+        return student
+
+    def count(point: dict) -> None:
+        gc.collect()
+        alive.append(sum(student() is not None for student in made))
+
+    monkeypatch.setattr(reinforce, "build", noted)
+    train_policy(policy_config("asg", "toy", {"episodes": 4}), workplace.runs, "cpu", count)
+    assert len(made) == 5 and max(alive) <= 1  # one more was built for the teacher's outputs
 
 
 def test_meta_training_never_sees_a_photograph(workplace, monkeypatch):
