@@ -25,9 +25,17 @@ class Rendering(BaseModel):
     smallest: float = Field(0.5, gt=0, le=1, description="Least longer side of a design, as a share of the image.")
     largest: float = Field(1.0, gt=0, le=1, description="Greatest longer side of a design.")
     angle: float = Field(30.0, ge=0, le=180, description="Greatest rotation of a design, degrees either way.")
-    ground: Literal["grey", "patches"] = Field("grey", description="Behind designs: plain grey or soft colours.")
+    ground: Literal["white", "grey", "patches"] = Field(
+        "grey", description="Behind designs: white, a plain grey drawn anew for each image, or soft colours."
+    )
     backdrop: Literal["scenes", "white"] = Field("scenes", description="Behind photographs: scene crops or white.")
     photo: float = Field(0.9, gt=0, le=1, description="Longer side of a photographed object.")
+    style: Literal["3d", "modern", "flat", "silhouette"] = Field("3d", description="How the same designs are drawn.")
+    pose: Literal["random", "fixed"] = Field(
+        "random", description="Random scale, angle, mirror and place of a design, or upright in the middle."
+    )
+    designs: int | None = Field(None, ge=1, description="Training designs of each class, at most; None: all.")
+    detail: int | None = Field(None, ge=1, description="Pixels of a design's longer side, then enlarged; None: all.")
 
     @model_validator(mode="after")
     def _range(self) -> Rendering:
@@ -51,6 +59,15 @@ class Control(BaseModel):
     schedule: bool = Field(False, description="Multiply by the hand-tuned warm-up and decay.")
 
 
+class Regulariser(BaseModel):
+    """Another way to keep ImageNet knowledge than proxy guidance: a penalty on what moves away from the start."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    kind: Literal["weights", "features", "ewc", "si"] = Field(description="What is penalised.")
+    strength: float = Field(gt=0, description="Weight of the penalty in the loss.")
+
+
 class RunConfig(BaseModel):
     """Settings of one training run (JSON round trip: ``RunConfig(**json.loads(c.to_json())) == c``).
 
@@ -61,14 +78,15 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     profile: Literal["toy", "mini", "paper", "own"] = Field(description="Scale of the run; never mixed in one table.")
-    data: Literal["toy", "mini", "visda17", "folder"] = Field(description="Benchmark that the run reads.")
+    data: Literal["toy", "mini", "digits", "visda17", "folder"] = Field(description="Benchmark that the run reads.")
     source: str | None = Field(None, description="Folder of synthetic class folders (data = folder).")
     target: str | None = Field(None, description="Folder of real class folders, only reported on.")
     rendering: Rendering = Field(Rendering(), strict=False, description="How the images of data = mini are composed.")
     size: int = Field(224, ge=32, description="Height and width of the network's input in pixels.")
     backbone: str = Field("torchvision:resnet101", description="LIBRARY:NAME, timm or torchvision.")
     weights: str = Field(
-        "pretrained", description="pretrained (the library's ImageNet weights), lite0, random, or a state-dict file."
+        "pretrained",
+        description="pretrained (the library's ImageNet weights), lite0 to lite2, random, or a state-dict file.",
     )
     head_width: int = Field(512, ge=1, description="Hidden units of the task head.")
     steps: int | None = Field(None, ge=0, description="Optimiser steps (0: evaluate only); give this or epochs.")
@@ -77,6 +95,7 @@ class RunConfig(BaseModel):
     lr: float = Field(1e-4, gt=0, description="Peak rate of the task head.")
     backbone_factor: float = Field(0.1, ge=0, description="Rate of every backbone group, as a share of lr.")
     guidance: float = Field(0.0, ge=0, description="λ, the weight of the proxy guidance; 0 is plain training.")
+    regulariser: Regulariser | None = Field(None, strict=False, description="A penalty beside or instead of it.")
     warmup: int = Field(100, ge=1, description="Steps of quadratic warm-up.")
     control: Control | None = Field(None, strict=False, description="A policy in place of the hand-tuned schedule.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")

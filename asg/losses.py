@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -27,3 +30,21 @@ def proxy_guidance(new_logits: Tensor, old_log_probabilities: Tensor) -> Tensor:
     True
     """
     return F.kl_div(new_logits.log_softmax(1), old_log_probabilities, log_target=True, reduction="batchmean")
+
+
+def feature_distance(features: Tensor, frozen: Tensor) -> Tensor:
+    r"""Mean squared distance :math:`\frac1N \sum_i \|f_\theta(x_i) - f_0(x_i)\|^2` of features ``(N, D)`` (ROAD)."""
+    return (features - frozen).square().sum(1).mean()
+
+
+def weight_distance(
+    weights: Sequence[Tensor], start: Sequence[Tensor], importance: Sequence[Tensor] | None = None
+) -> Tensor:
+    r"""Squared distance :math:`\frac12 \sum_k \Omega_k (\theta_k - \theta_{0k})^2` of weights from their start.
+
+    Without importances Ω is 1: L2-SP's penalty. Elastic weight consolidation and synaptic intelligence
+    give each weight its own.
+    """
+    importance = importance or [torch.ones(())] * len(weights)
+    parts = [(i * (w - s).square()).sum() for w, s, i in zip(weights, start, importance, strict=True)]
+    return torch.stack(parts).sum() / 2

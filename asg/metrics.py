@@ -6,9 +6,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
+from torchmetrics.functional.classification import binary_calibration_error
 
 from asg.data.images import UNLABELLED, ImageSet
 
+BINS = 15  # of confidence, for the expected calibration error
 FLOOR = 1e-3  # least share that the product of heads gives a class, so that an unmapped class can win
 
 
@@ -54,7 +57,7 @@ def evaluate_photos(
     reference: Tensor,
     mapping: Tensor | None,
 ) -> dict:
-    """Every number about the target images.
+    r"""Every number about the target images.
 
     ``plain`` and ``mirrored``: (task logits ``(N, C)``, kept-head logits ``(N, K)``) of the images
     and of their mirrors; ``reference``: the ImageNet network's kept-head logits ``(N, K)``;
@@ -65,6 +68,8 @@ def evaluate_photos(
     - ``imagenet``: true top-1 of the kept head on photos that have an ImageNet class.
     - ``kept``: accuracy through the kept head and the class mapping.
     - ``product``: accuracy of the product of both heads' class probabilities (departure 9, ours).
+    - ``predicted``, ``confidence``: class of each photo and its mean softmax probability.
+    - ``ece``: expected calibration error :math:`\sum_b \frac{n_b}{N} |\mathrm{acc}_b - \mathrm{conf}_b|` of these.
     """
     count = len(photos.classes)
     task = (plain[0].sigmoid() + mirrored[0].sigmoid()) / 2
@@ -76,11 +81,51 @@ def evaluate_photos(
         "per_class": {c: float(a) for c, a in zip(photos.classes, per_class, strict=True) if not a.isnan()},
         "agreement": float((top1 == reference.argmax(1)).float().mean()),
     }
+    both = (plain[0].softmax(1) + mirrored[0].softmax(1)) / 2
+    confidence = both.gather(1, predicted[:, None])[:, 0].clamp(0, 1)  # torchmetrics takes a rounded 1 for a logit
+    numbers |= {
+        "predicted": predicted.tolist(),
+        "confidence": [round(c, 4) for c in confidence.tolist()],
+        "ece": float(binary_calibration_error(confidence, (predicted == photos.labels).long(), n_bins=BINS)),
+    }
     if photos.imagenet is not None and (known := photos.imagenet != UNLABELLED).any():
         numbers["imagenet"] = float((top1 == photos.imagenet)[known].float().mean())
     if mapping is not None:
         kept = (plain[1].softmax(1) @ mapping + mirrored[1].softmax(1) @ mapping) / 2
-        both = (plain[0].softmax(1) + mirrored[0].softmax(1)) / 2 * (kept + FLOOR)
         numbers["kept"] = mean_per_class(kept.argmax(1), photos.labels, count)
-        numbers["product"] = mean_per_class(both.argmax(1), photos.labels, count)
+        numbers["product"] = mean_per_class((both * (kept + FLOOR)).argmax(1), photos.labels, count)
     return numbers
+
+
+def hyperspherical_energy(features: Tensor, power: int, chunk: int = 1024) -> float:
+    r"""Mean energy of pairs of unit-length features; lower is more diverse (CSG, section 3.1).
+
+    .. math:: \frac{1}{N(N-1)} \sum_{i \ne j} \|\hat v_i - \hat v_j\|^{-s} \quad (s > 0), \qquad
+              \frac{1}{N(N-1)} \sum_{i \ne j} \log \|\hat v_i - \hat v_j\|^{-1} \quad (s = 0)
+
+    ``features`` ``(N, D)``, ``power`` s. Pairs nearer than 10⁻³ count as that far apart, so that two
+    equal features do not make it infinite.
+    """
+    unit, count, total = normalize(features.double(), dim=1), len(features), 0.0
+    for first in range(0, count, chunk):
+        rows = unit[first : first + chunk]
+        squared = (2 - 2 * rows @ unit.T).clamp_min(1e-6)  # (chunk, N)
+        energy = -squared.log() / 2 if power == 0 else squared ** (-power / 2)
+        energy[torch.arange(len(rows)), torch.arange(first, first + len(rows))] = 0  # i = j
+        total += float(energy.sum())
+    return total / (count * (count - 1))
+
+
+def linear_cka(a: Tensor, b: Tensor) -> float:
+    r"""Likeness of two representations of the same images, 1 where one is a rotation and scaling of the other.
+
+    .. math:: \frac{\|\bar A^\top \bar B\|_F^2}{\|\bar A^\top \bar A\|_F \, \|\bar B^\top \bar B\|_F}
+
+    ``a`` ``(N, D)`` and ``b`` ``(N, E)``, centred over the images (Kornblith et al. 2019). Computed
+    from the smaller of the N × N and D × E products, which give the same number.
+    """
+    a, b = (m.double() - m.double().mean(0) for m in (a, b))
+    if len(a) <= max(a.shape[1], b.shape[1]):
+        k, m = a @ a.T, b @ b.T  # (N, N)
+        return float((k * m).sum() / (k.norm() * m.norm()))
+    return float((a.T @ b).square().sum() / ((a.T @ a).norm() * (b.T @ b).norm()))

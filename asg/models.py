@@ -8,6 +8,7 @@ from pathlib import Path
 import timm
 import torch
 import torchvision
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -17,12 +18,12 @@ from asg.data import data_root, mini
 from asg.data.images import make_folder
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-LITES = ("lite0", "lite1", "lite2")  # in data/mini; data_scripts/mini.py obtains lite0 only
+LITES = ("lite0", "lite1", "lite2")  # in data/mini, by data_scripts/mini.py
 LITE = ((127 / 255,) * 3, (128 / 255,) * 3)  # pixels are (x − 127) / 128 in the EfficientNet-Lite release
 
 
 class Student(nn.Module):
-    """``uint8 (N, 3, H, W)`` → (task logits ``(N, C)``, ImageNet logits ``(N, K)``).
+    """``uint8 (N, 3, H, W)`` → (task logits ``(N, C)``, ImageNet logits ``(N, K)``, features ``(N, D)``).
 
     The backbone and the task head (Linear → ReLU → Linear) are trained. The kept head is the
     ImageNet classifier, frozen. BatchNorm keeps its ImageNet statistics and trains its affine
@@ -63,10 +64,10 @@ class Student(nn.Module):
         x = (x.float() - self.mean) / self.std
         return self.backbone(x.contiguous(memory_format=torch.channels_last))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Task logits ``(N, C)`` and ImageNet logits ``(N, K)``."""
-        features = self.features(x)  # (N, D)
-        return self.task_head(features), self.kept_head(features)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Task logits ``(N, C)``, ImageNet logits ``(N, K)`` and pooled features ``(N, D)``."""
+        features = self.features(x)
+        return self.task_head(features), self.kept_head(features), features
 
     def imagenet_logits(self, x: Tensor) -> Tensor:
         """Logits ``(N, K)`` of the backbone through the kept head."""
@@ -205,7 +206,7 @@ def save_model(student: Student, config: RunConfig, classes: tuple[str, ...], fo
         save_file(state, folder / "model.safetensors")
         described = {"config": config.model_dump(), "classes": classes, "imagenet": student.kept_head.out_features}
         (folder / "model.json").write_text(json.dumps(described, indent=1))
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the second is its word for a full disk
         raise AsgError(f"The model cannot be written to {folder} ({error}): free some space.") from None
 
 

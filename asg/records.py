@@ -35,8 +35,11 @@ RECIPE = (  # but for config.py, whose values stand in the key themselves
     "metrics.py",
     "controllers/base.py",
     "controllers/hand_tuned.py",
+    "trainers/__init__.py",
     "trainers/optimiser.py",
     "trainers/loop.py",
+    "trainers/frozen.py",
+    "trainers/regularisers.py",
     "trainers/classification.py",
 )
 CONTROLLERS = {  # what a controller adds to the recipe; the hand-tuned one is always there
@@ -46,7 +49,13 @@ CONTROLLERS = {  # what a controller adds to the recipe; the hand-tuned one is a
     "learned": ("controllers/windows.py", "controllers/learned.py"),
     "meta-training": ("controllers/windows.py", "controllers/chance.py", "controllers/learned.py", "reinforce.py"),
 }
-READERS = {"toy": "data/toy.py", "mini": "data/mini.py", "visda17": "data/visda.py", "folder": "data/folder.py"}
+READERS = {
+    "toy": "data/toy.py",
+    "mini": "data/mini.py",
+    "digits": "data/digits.py",
+    "visda17": "data/visda.py",
+    "folder": "data/folder.py",
+}
 
 
 class Damaged(AsgError):

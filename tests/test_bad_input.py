@@ -33,7 +33,7 @@ from asg.data.images import read_image
 from asg.experiments import PROFILES
 from asg.models import create, load_model, load_weights
 from asg.run import run
-from asg.trainers import classification
+from asg.trainers import classification, frozen
 
 REPOSITORY = Path(__file__).parents[1]
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -463,7 +463,7 @@ def test_no_space_for_the_teachers_outputs(workplace, monkeypatch):
     run(toy(guidance=0.1, seed=1))
     before = files_under(workplace.data)
     assert any("teacher" in name for name in before)
-    monkeypatch.setattr(np, "save", lambda path, array: half_then_full(Path(path)))
+    monkeypatch.setattr(frozen, "save_file", lambda tensors, path: half_then_full(Path(path)))
     sentence(lambda: run(toy(guidance=0.1)), workplace.data / "cache" / "teacher", "free some space")
     assert files_under(workplace.data) == before
 
@@ -609,8 +609,8 @@ def test_the_loss_diverges_half_way(workplace, monkeypatch, bad):
     expected = uninterrupted(config)
     make, calls, seen = classification.make_objective, [], []
 
-    def faulty(config: RunConfig, teacher: torch.Tensor | None) -> Callable:
-        objective = make(config, teacher)
+    def faulty(*given: object) -> Callable:
+        objective = make(*given)
 
         def diverging(*arguments: object) -> dict:
             calls.append(None)

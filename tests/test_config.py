@@ -30,6 +30,7 @@ OTHER = {
     "lr": {"lr": 2e-4},
     "backbone_factor": {"backbone_factor": 1.0},
     "guidance": {"guidance": 0.1},
+    "regulariser": {"regulariser": {"kind": "ewc", "strength": 2.0}},
     "warmup": {"warmup": 50},
     "momentum": {"momentum": 0.5},
     "control": {"control": {"kind": "random"}},
@@ -50,6 +51,10 @@ OTHER_RENDERING = {
     "ground": "patches",
     "backdrop": "white",
     "photo": 0.5,
+    "style": "flat",
+    "pose": "fixed",
+    "designs": 4,
+    "detail": 16,
 }
 
 

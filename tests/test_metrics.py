@@ -5,10 +5,20 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import pdist
 from sklearn.metrics import balanced_accuracy_score, recall_score
 
 from asg.data.images import UNLABELLED, ImageSet
-from asg.metrics import FLOOR, accuracy_per_class, class_map, evaluate_photos, forward_all, mean_per_class
+from asg.metrics import (
+    FLOOR,
+    accuracy_per_class,
+    class_map,
+    evaluate_photos,
+    forward_all,
+    hyperspherical_energy,
+    linear_cka,
+    mean_per_class,
+)
 
 CPU = torch.device("cpu")
 
@@ -169,8 +179,69 @@ def test_agreement_imagenet_kept_and_product_on_a_case_worked_out_by_hand():
 def test_numbers_that_need_a_mapping_or_imagenet_labels_are_left_out_without_them():
     logits, kept = torch.eye(2), torch.eye(2)
     without = evaluate_photos((logits, kept), (logits, kept), photos([0, 1], ("a", "b")), kept, None)
-    assert without.keys() == {"accuracy", "overall", "per_class", "agreement"}
+    always = {"accuracy", "overall", "per_class", "agreement", "predicted", "confidence", "ece"}
+    assert without.keys() == always
     unlabelled = photos([0, 1], ("a", "b"), imagenet=[UNLABELLED] * 2)
     numbers = evaluate_photos((logits, kept), (logits, kept), unlabelled, kept, torch.eye(2))
-    assert numbers.keys() == {"accuracy", "overall", "per_class", "agreement", "kept", "product"}
+    assert numbers.keys() == always | {"kept", "product"}
     assert numbers["kept"] == numbers["product"] == 1.0
+
+
+# --- calibration, energy, likeness --------------------------------------------------------------------------------
+
+
+def test_predictions_their_confidence_and_its_error_on_a_case_worked_out_by_hand():
+    """Two heads' worth of logits that give .9, .9, .8 and .6; the second is wrong: bins hold .4 · 2, .2 · 1, .4 · 1."""
+    logits = probabilities([0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.6, 0.4])
+    kept = torch.zeros(4, 3)
+    numbers = evaluate_photos((logits, kept), (logits, kept), photos([0, 1, 1, 0], ("a", "b")), kept, None)
+    assert numbers["predicted"] == [0, 0, 1, 0]
+    assert numbers["confidence"] == [0.9, 0.9, 0.8, 0.6]
+    assert numbers["ece"] == pytest.approx((0.4 * 2 + 0.2 + 0.4) / 4, abs=1e-6)
+
+
+def test_a_head_that_is_right_as_often_as_it_says_has_no_calibration_error():
+    logits, kept = probabilities(*[[0.75, 0.25]] * 4), torch.zeros(4, 3)
+    numbers = evaluate_photos((logits, kept), (logits, kept), photos([0, 0, 0, 1], ("a", "b")), kept, None)
+    assert numbers["ece"] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("power", "at_two", "at_root_two"), [(0, -np.log(2), -np.log(2) / 2), (1, 0.5, 0.5**0.5), (2, 0.25, 0.5)]
+)
+def test_the_energy_of_opposite_points_and_of_an_orthonormal_basis(power: int, at_two: float, at_root_two: float):
+    """All pairs are 2 apart, or √2; the length of a feature does not matter."""
+    assert hyperspherical_energy(torch.tensor([[3.0, 0, 0], [-0.1, 0, 0]]), power) == pytest.approx(at_two)
+    basis = torch.diag(torch.arange(1.0, 8.0))
+    for chunk in (1, 3, 100):
+        assert hyperspherical_energy(basis, power, chunk) == pytest.approx(at_root_two)
+
+
+@pytest.mark.parametrize("power", [0, 1, 2])
+def test_the_energy_is_the_mean_over_scipys_distances(power: int):
+    features = torch.randn(40, 6, generator=torch.Generator().manual_seed(power))
+    far = pdist(torch.nn.functional.normalize(features, dim=1).double().numpy())
+    expected = -np.log(far).mean() if power == 0 else (far**-power).mean()
+    assert hyperspherical_energy(features, power, 7) == pytest.approx(expected, rel=1e-5)
+
+
+def test_equal_features_have_a_finite_energy():
+    assert hyperspherical_energy(torch.ones(3, 4), 2) == pytest.approx(1e6, rel=1e-3)
+
+
+@pytest.mark.parametrize(("count", "width"), [(50, 8), (8, 50)])
+def test_cka_is_one_for_a_rotated_and_scaled_copy_and_that_of_centred_kernels(count: int, width: int):
+    generator = torch.Generator().manual_seed(count)
+    a = torch.randn(count, width, generator=generator)
+    rotation = torch.linalg.qr(torch.randn(width, width, generator=generator))[0]
+    assert linear_cka(a, 3 * a @ rotation + 5) == pytest.approx(1.0, abs=1e-5)
+    b = a[:, : width // 2] + torch.randn(count, width // 2, generator=generator)
+    centre = np.eye(count) - 1 / count
+    k, m = (centre @ (x @ x.T).double().numpy() @ centre for x in (a, b))
+    expected = (k * m).sum() / np.sqrt((k * k).sum() * (m * m).sum())  # HSIC's of Kornblith et al.
+    assert linear_cka(a, b) == pytest.approx(expected, rel=1e-5)
+
+
+def test_cka_of_unrelated_directions_is_zero():
+    one, other = torch.tensor([[1.0], [-1], [1], [-1]]), torch.tensor([[1.0], [1], [-1], [-1]])
+    assert linear_cka(one, other) == pytest.approx(0.0, abs=1e-12)

@@ -15,7 +15,7 @@ from asg import AsgError, models
 from asg.config import RunConfig, make_config
 from asg.experiments import PROFILES
 from asg.models import build, create, drift, layer_groups, load_model, load_weights, save_model, split_classifier
-from asg.trainers.classification import fingerprint
+from asg.trainers.frozen import fingerprint
 from asg.trainers.loop import make_optimiser
 
 TOY = make_config(PROFILES["toy"])
@@ -92,8 +92,8 @@ def test_every_family_keeps_its_imagenet_logits_and_gets_a_task_head(monkeypatch
         expected = network.eval()((x / 255 - mean) / std)
         monkeypatch.setattr(models, "create", lambda *a, **k: (network, normalisation))
         student = build(toy(backbone=name, weights="pretrained"), 3)
-        task, imagenet = student(x)
-        features = student.features(x)
+        task, imagenet, features = student(x)
+        torch.testing.assert_close(features, student.features(x))
         torch.testing.assert_close(imagenet, student.imagenet_logits(x))
         torch.testing.assert_close(task, student.task_head(features))
     assert features.shape == (2, width) == (2, student.kept_head.in_features)
@@ -187,7 +187,7 @@ def test_a_step_trains_affine_parameters_and_leaves_statistics_and_the_kept_head
     student.train()
     before = {key: value.clone() for key, value in student.state_dict().items()}
     optimiser = make_optimiser(toy(), layer_groups(student))
-    task, imagenet = student(pixels(n=4))
+    task, imagenet, _ = student(pixels(n=4))
     (task.square().mean() + imagenet.square().mean()).backward()
     optimiser.step()
     changed = {key for key, value in student.state_dict().items() if not torch.equal(value, before[key])}

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from asg import records
 from asg import run as run_module
-from asg.config import Control, RunConfig, make_config
+from asg.config import Control, Regulariser, RunConfig, make_config
 from asg.experiments import PROFILES
 from asg.run import run
 
@@ -211,6 +211,8 @@ def test_the_identity_changes_with_every_other_field(field):
         other = value.model_copy(update={name: inner + 1})
     elif "Control" in annotation:
         other = Control(kind="random")
+    elif "Regulariser" in annotation:
+        other = Regulariser(kind="ewc", strength=1.0)
     elif value is None:
         other = 5 if "int" in annotation else "changed"
     else:
@@ -412,7 +414,7 @@ def faults(root: Path) -> list[str]:
                 found.append(f"{where}, line {number}: {str(error).splitlines()[0]}")
                 continue
             # Data that this machine may lack (VisDA-17, own folders) are taken at the record's word.
-            here = config.data in ("toy", "mini")
+            here = config.data in ("toy", "mini", "digits")
             with pytest.MonkeyPatch.context() as patch:
                 if not here:
                     patch.setattr(records, "index_hash", lambda _, kept=record["index"]: kept)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -152,7 +152,7 @@ def save_policy(policy: Policy, card: dict, path: Path) -> None:
     try:
         save_file({k: v.detach().contiguous() for k, v in policy.state_dict().items()}, partial, metadata)
         partial.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the second is its word for a full disk
         partial.unlink(missing_ok=True)
         raise AsgError(f"The policy cannot be written to {path} ({error}): choose another place.") from None
 

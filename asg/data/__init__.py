@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from asg.config import RunConfig
-from asg.data import folder, mini, toy, visda
+from asg.data import digits, folder, mini, toy, visda
 from asg.data.images import Domains, materialise
 
 
@@ -27,6 +27,8 @@ def read_domains(config: RunConfig) -> Domains:
         return toy.load(config.size)
     if config.data == "mini":
         return mini.load(data_root() / "mini", config.size, config.rendering)
+    if config.data == "digits":
+        return digits.load(config.size)
     if config.data == "visda17":
         return visda.load(Path(config.source or data_root() / "visda17"), config.size)
     return folder.load(Path(config.source), Path(config.target) if config.target else None, config.size)

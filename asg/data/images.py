@@ -55,13 +55,14 @@ class Domains:
     """One benchmark: train on ``source``, choose on ``validation`` (synthetic too), report on ``target``.
 
     ``imagenet_classes`` maps each class to the ImageNet classes that mean it; None where no such
-    mapping is known.
+    mapping is known. ``mirror``: a mirror image has the same class, so that evaluations average both.
     """
 
     source: ImageSet
     validation: ImageSet
     target: ImageSet | None
     imagenet_classes: dict[str, list[int]] | None = None
+    mirror: bool = True
 
     @property
     def fingerprint(self) -> str:

@@ -30,6 +30,7 @@ REMEDY = "run `python data_scripts/mini.py` to obtain and check the benchmark."
 
 
 DARKEST = 90  # the plain ground is grey, DARKEST … 255
+STYLES = ("modern", "flat")  # the same designs as vector drawings, in emoji-STYLE/
 PATCHES = 5  # the soft ground is an upscaled k × k grid of random colours, k ≤ PATCHES
 SMALLEST_CROP = 100  # side of the smallest scene crop, pixels
 
@@ -53,6 +54,22 @@ def cut_out(path: Path) -> Image.Image:
         raise AsgError(f"The benchmark's file {path} is missing: {REMEDY}")
     image = read_image(path).convert("RGBA")
     return image.crop(image.getchannel("A").getbbox())
+
+
+def draw(path: Path, how: Rendering) -> Image.Image:
+    """The design that lies at ``path`` as a 3-D render, in the style and detail that are asked for; RGBA."""
+    if how.style in STYLES:
+        path = path.parent.with_name(f"emoji-{how.style}") / f"{path.stem}.png"
+    design = cut_out(path)
+    if how.style == "silhouette":
+        black = Image.new("RGBA", design.size, "black")
+        black.putalpha(design.getchannel("A"))
+        design = black
+    if how.detail:
+        coarse = design.copy()
+        coarse.thumbnail((how.detail, how.detail), Image.LANCZOS)
+        design = coarse.resize(design.size, Image.BICUBIC)
+    return design
 
 
 def paste(cutout: Image.Image, background: Image.Image, share: float, at: tuple[float, float]) -> np.ndarray:
@@ -96,12 +113,16 @@ def compose(photo: Image.Image, size: int, rng: np.random.Generator, how: Render
 
 def render(design: Image.Image, size: int, rng: np.random.Generator, how: Rendering) -> np.ndarray:
     """One synthetic image, uint8 ``(size, size, 3)``, from the random stream ``rng``."""
-    if how.ground == "grey":
+    if how.ground == "white":
+        background = Image.new("RGB", (size, size), "white")
+    elif how.ground == "grey":
         background = Image.new("RGB", (size, size), (int(rng.integers(DARKEST, 256)),) * 3)
     else:
         k = int(rng.integers(1, PATCHES + 1))
         colours = rng.integers(0, 256, (k, k, 3), dtype=np.uint8)
         background = Image.fromarray(colours).resize((size, size), Image.BICUBIC)
+    if how.pose == "fixed":
+        return paste(design, background, (how.smallest + how.largest) / 2, (0.5, 0.5))
     share, angle = rng.uniform(how.smallest, how.largest), rng.uniform(-how.angle, how.angle)
     if rng.random() < 0.5:
         design = design.transpose(Image.FLIP_LEFT_RIGHT)
@@ -121,10 +142,15 @@ def missing_or_altered(root: Path) -> list[str]:
     return faults
 
 
+def by_hash(row: dict[str, str]) -> str:
+    """A fixed order that has nothing to do with what is drawn."""
+    return row["sha256"]
+
+
 def _image_set(rows: list[dict], root: Path, size: int, copies: int, how: Rendering) -> ImageSet:
     classes = tuple(sorted(imagenet_classes()))
     photos = rows[0]["domain"] == "real"
-    load_design = cache(lambda k: cut_out(root / rows[k]["path"]))
+    load_design = cache(lambda k: cut_out(root / rows[k]["path"]) if photos else draw(root / rows[k]["path"], how))
 
     def decode(i: int) -> np.ndarray:
         k = i // copies
@@ -147,6 +173,9 @@ def _image_set(rows: list[dict], root: Path, size: int, copies: int, how: Render
 def load(root: Path, size: int, how: Rendering = Rendering()) -> Domains:
     """Source: training designs; validation: other designs of the same classes; target: the photographs."""
     rows = {split: [r for r in index() if r["split"] == split] for split in ("train", "validation", "test")}
+    if how.designs:
+        by_class = {name: [r for r in rows["train"] if r["class"] == name] for name in imagenet_classes()}
+        rows["train"] = [r for same in by_class.values() for r in sorted(same, key=by_hash)[: how.designs]]
     return Domains(
         _image_set(rows["train"], root, size, how.per_design, how),
         _image_set(rows["validation"], root, size, how.per_held_out, how),

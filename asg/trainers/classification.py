@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import resource
 import sys
 import time
@@ -11,60 +9,23 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asg import AsgError
 from asg.config import RunConfig
 from asg.controllers import make_controller
-from asg.data import cache_root, load_domains
-from asg.data.images import Domains, ImageSet, make_folder
+from asg.data import load_domains
+from asg.data.images import Domains
 from asg.losses import proxy_guidance, task_loss
-from asg.metrics import class_map, evaluate_photos, forward_all, mean_per_class
+from asg.metrics import class_map, evaluate_photos, forward_all, hyperspherical_energy, linear_cka, mean_per_class
 from asg.models import Student, build, drift, layer_groups
+from asg.trainers import frozen
 from asg.trainers.loop import fit, make_accelerator
+from asg.trainers.regularisers import Penalty, make_penalty
 
-EVALUATION_BATCH = 64
 IMAGENET_CLASSES = 1000
-
-
-def teacher_log_probabilities(student: Student, images: ImageSet, config: RunConfig, device: torch.device) -> Tensor:
-    """Log-softmax ``(N, K)`` of the ImageNet network on ``images``, computed once and kept on disk.
-
-    ASG feeds its network without augmentation, so the teacher's outputs are constants of the images
-    and the weights (departure 3). ``student`` must still be at its start. The file is named by both,
-    and by the device and its threads, since the last bit depends on how the sums are split.
-    """
-    split = f"cpu{torch.get_num_threads()}" if device.type == "cpu" else device.type
-    path = cache_root() / "teacher" / f"{images.fingerprint}-{fingerprint(student)}-{split}.npy"
-    if not path.exists():
-        make_folder(path.parent)
-        (logits,) = forward_all(lambda x: (student.imagenet_logits(x),), images, EVALUATION_BATCH, device)
-        partial = path.with_suffix(f".{os.getpid()}.npy")
-        try:
-            np.save(partial, logits.log_softmax(1).numpy())
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise AsgError(
-                f"The teacher's outputs cannot be kept in {path.parent} ({error}): free some space."
-            ) from None
-    try:
-        return torch.from_numpy(np.load(path))
-    except (OSError, ValueError, EOFError) as error:
-        raise AsgError(f"{path} is damaged ({error}): remove it, and it is computed again.") from None
-
-
-def fingerprint(student: Student) -> str:
-    """Hash (12 hex digits) of the backbone and kept head, to name what was computed with them."""
-    digest = hashlib.sha256()
-    for part in (student.backbone, student.kept_head):
-        for value in part.state_dict().values():
-            digest.update(value.cpu().contiguous().numpy().tobytes())
-    for value in (student.mean, student.std):  # the same weights may stand behind another normalisation
-        digest.update(value.cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 @contextmanager
@@ -79,16 +40,22 @@ def cpu_threads(count: int):
         torch.set_num_threads(before)
 
 
-def make_objective(config: RunConfig, teacher: Tensor | None) -> Callable[..., dict[str, Tensor]]:
-    r"""``L = L_task + λ · KL(old ‖ new)`` of one batch; the KL is left out of plain training."""
+def make_objective(
+    config: RunConfig, teacher: Tensor | None, penalty: Penalty | None = None
+) -> Callable[..., dict[str, Tensor]]:
+    r"""``L = L_task + λ · KL(old ‖ new) + penalty`` of one batch; a term that is not asked for is left out."""
 
     def objective(network: nn.Module, indices: Tensor, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        logits, imagenet_logits = network(x)
-        task = task_loss(logits, labels)
-        if teacher is None:
-            return {"total": task, "task": task}
-        kl = proxy_guidance(imagenet_logits, teacher[indices])
-        return {"total": task + config.guidance * kl, "task": task, "guidance": kl}
+        logits, imagenet_logits, features = network(x)
+        losses = {"task": task_loss(logits, labels)}
+        total = losses["task"]
+        if teacher is not None:
+            losses["guidance"] = proxy_guidance(imagenet_logits, teacher[indices])
+            total = total + config.guidance * losses["guidance"]
+        if penalty is not None:
+            losses["penalty"] = penalty(indices, features)
+            total = total + losses["penalty"]
+        return {"total": total, **losses}
 
     return objective
 
@@ -99,8 +66,10 @@ def make_evaluation(
     """A function of the student: every number of an evaluation, on held-out renders and on photos.
 
     ``kl`` is the divergence from the ImageNet network on held-out synthetic images, in nats;
-    ``validation`` the accuracy there; ``drift`` the relative distance of each layer group from its
-    ImageNet weights; the numbers on photos are those of :func:`asg.metrics.evaluate_photos`.
+    ``validation`` the accuracy there, ``validation_loss`` the task loss with its standard error over
+    the images; ``drift`` the relative distance of each layer group from its ImageNet weights; the
+    numbers on photos are those of :func:`asg.metrics.evaluate_photos`, the energy of their features
+    at three powers (``hse0`` …) and the features' likeness to the ImageNet network's (``cka``).
     """
     mapping = None
     if domains.imagenet_classes is not None:
@@ -111,22 +80,30 @@ def make_evaluation(
             )
         mapping = class_map(domains.imagenet_classes, domains.source.classes, student.kept_head.out_features)
     held, photos = domains.validation, domains.target
-    held_teacher = teacher_log_probabilities(student, held, config, device)
-    photo_teacher = teacher_log_probabilities(student, photos, config, device) if photos is not None else None
+    held_teacher = frozen.log_probabilities(student, held, device)
+    if photos is not None:
+        photo_teacher = frozen.log_probabilities(student, photos, device)
+        photo_features = frozen.features(student, photos, device)
     start = {k: [p.detach().clone() for p in v] for k, v in layer_groups(student).items() if k != "head"}
 
     def evaluate(now: Student) -> dict:
-        task, imagenet = forward_all(now, held, EVALUATION_BATCH, device)
+        task, imagenet, _ = forward_all(now, held, frozen.EVALUATION_BATCH, device)
+        losses = F.cross_entropy(task, held.labels, reduction="none")  # (N,)
         numbers = {
             "validation": mean_per_class(task.argmax(1), held.labels, len(held.classes)),
-            "validation_loss": float(task_loss(task, held.labels)),
+            "validation_loss": float(losses.mean()),
+            "validation_loss_error": float(losses.std() / len(losses) ** 0.5),
             "kl": float(proxy_guidance(imagenet, held_teacher)),
             "drift": drift(now, start),
         }
         if photos is not None:
-            plain = forward_all(now, photos, EVALUATION_BATCH, device)
-            mirrored = forward_all(now, photos, EVALUATION_BATCH, device, mirror=True)
+            *plain, features = forward_all(now, photos, frozen.EVALUATION_BATCH, device)
+            mirrored = plain
+            if domains.mirror:
+                *mirrored, _ = forward_all(now, photos, frozen.EVALUATION_BATCH, device, mirror=True)
             numbers |= evaluate_photos(plain, mirrored, photos, photo_teacher, mapping)
+            numbers |= {f"hse{power}": hyperspherical_energy(features, power) for power in (0, 1, 2)}
+            numbers["cka"] = linear_cka(features, photo_features)
         return numbers
 
     return evaluate
@@ -156,14 +133,17 @@ def train(
             evaluate = make_evaluation(student, domains, config, accelerator.device)
             teacher = None
             if config.guidance:
-                teacher = teacher_log_probabilities(student, domains.source, config, accelerator.device)
+                teacher = frozen.log_probabilities(student, domains.source, accelerator.device)
                 teacher = teacher.to(accelerator.device)  # indexed there: no step waits for the host
+            penalty = make_penalty(config, student, domains.source, accelerator.device)
         prepared = time.monotonic() - began
         controller = make_controller(config, groups, len(domains.source))
         done = fit(
-            config, student, groups, domains.source, make_objective(config, teacher), evaluate, controller,
+            config, student, groups, domains.source, make_objective(config, teacher, penalty), evaluate, controller,
             folder, accelerator, on_evaluation,
         )  # fmt: skip
+    for evaluation in done.evaluations[:-1]:  # photo by photo only once
+        evaluation.pop("predicted", None), evaluation.pop("confidence", None)
     on_cuda = accelerator.device.type == "cuda"
     seen = [e for e in done.evaluations[1:] or done.evaluations if "accuracy" in e]
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)

@@ -82,9 +82,11 @@ def save_checkpoint(path: Path, at: Progress, parts: dict) -> None:
         ) from None
 
 
-def is_finite(numbers: dict) -> bool:
-    """Whether every number of a (nested) dict is finite."""
-    return all(is_finite(v) if isinstance(v, dict) else math.isfinite(v) for v in numbers.values())
+def is_finite(numbers: object) -> bool:
+    """Whether a number is finite, or every number of nested dicts and lists."""
+    if isinstance(numbers, dict | list):
+        return all(map(is_finite, numbers.values() if isinstance(numbers, dict) else numbers))
+    return math.isfinite(numbers)
 
 
 def load_checkpoint(path: Path, device: torch.device) -> dict:

@@ -1,0 +1,74 @@
+"""What the untouched ImageNet network says about images: computed once, kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from asg import AsgError
+from asg.data import cache_root
+from asg.data.images import ImageSet, make_folder
+from asg.metrics import forward_all
+from asg.models import Student
+
+EVALUATION_BATCH = 64
+
+
+def log_probabilities(student: Student, images: ImageSet, device: torch.device) -> Tensor:
+    """Log-softmax ``(N, K)`` of the ImageNet network on ``images``: the teacher of the proxy guidance.
+
+    ASG feeds its network without augmentation, so the teacher's outputs are constants of the images
+    and the weights (departure 3). ``student`` must still be at its start.
+    """
+    return _outputs("teacher", student, images, device, lambda x: (student.imagenet_logits(x).log_softmax(1),))
+
+
+def features(student: Student, images: ImageSet, device: torch.device) -> Tensor:
+    """Pooled features ``(N, D)`` of the ImageNet network on ``images``; ``student`` must still be at its start."""
+    return _outputs("features", student, images, device, lambda x: (student.features(x),))
+
+
+def _outputs(what: str, student: Student, images: ImageSet, device: torch.device, network: Callable) -> Tensor:
+    def compute() -> dict[str, Tensor]:
+        return {what: forward_all(network, images, EVALUATION_BATCH, device)[0]}
+
+    return kept(what, f"{images.fingerprint}-{fingerprint(student)}", device, compute)[what]
+
+
+def kept(what: str, name: str, device: torch.device, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors that ``compute`` gives, from the file ``name`` if they were computed before.
+
+    The file is also named by the device and its threads, since the last bit depends on how sums are split.
+    """
+    split = f"cpu{torch.get_num_threads()}" if device.type == "cpu" else device.type
+    path = cache_root() / what / f"{name}-{split}.safetensors"
+    if not path.exists():
+        make_folder(path.parent)
+        partial = path.with_suffix(f".{os.getpid()}")
+        try:
+            save_file({key: value.contiguous() for key, value in compute().items()}, partial)
+            partial.replace(path)
+        except (OSError, SafetensorError) as error:  # the second is its word for a full disk
+            partial.unlink(missing_ok=True)
+            raise AsgError(f"What was computed cannot be kept in {path.parent} ({error}): free some space.") from None
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors raises its own kind for a broken file
+        raise AsgError(f"{path} is damaged ({error}): remove it, and it is computed again.") from None
+
+
+def fingerprint(student: Student) -> str:
+    """Hash (12 hex digits) of the backbone and kept head, to name what was computed with them."""
+    digest = hashlib.sha256()
+    for part in (student.backbone, student.kept_head):
+        for value in part.state_dict().values():
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+    for value in (student.mean, student.std):  # the same weights may stand behind another normalisation
+        digest.update(value.cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
