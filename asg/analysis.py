@@ -2,19 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import stats
-from torch import Tensor
 
 from asg import AsgError
 from asg.config import RunConfig
-from asg.data.images import ImageSet, fingerprint_of
-from asg.metrics import forward_all
-from asg.models import build
 
 CONFIDENCE = 0.95
 INTERVALS = ["metric", "row", "mean", "low", "high"]  # columns of what plots.intervals draws
@@ -152,6 +147,60 @@ def slopes(trials: Sequence[dict], outcomes: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(found, columns=INTERVALS)
 
 
+def strongest(trials: Sequence[Sequence[dict]]) -> int:
+    r"""Which of several strengths, weakest first, is chosen from its trials: the one-standard-error rule.
+
+    The last whose mean loss on held-out renders is at most :math:`\min_k \bar L_k` plus that one's standard
+    error over the held-out renders (departure 22). Photographs take no part.
+    """
+    losses = [float(np.mean([r["final"]["validation_loss"] for r in records])) for records in trials]
+    best = int(np.argmin(losses))
+    allowed = losses[best] + float(np.mean([r["final"]["validation_loss_error"] for r in trials[best]]))
+    return max(k for k, loss in enumerate(losses) if loss <= allowed)
+
+
+def confusion(records: Sequence[dict], labels: Sequence[int], classes: Sequence[str]) -> pd.DataFrame:
+    """Share of the photographs of each class (rows) that are taken for each class (columns), mean over seeds."""
+    counts = np.zeros((len(classes), len(classes)))
+    for record in records:
+        np.add.at(counts, (np.asarray(labels), np.asarray(record["final"]["predicted"])), 1)
+    present = counts.sum(1) > 0
+    shares = counts[present] / counts[present].sum(1, keepdims=True)
+    return pd.DataFrame(shares, [c for c, here in zip(classes, present, strict=True) if here], list(classes))
+
+
+def reliability(arms: Mapping[str, Sequence[dict]], labels: Sequence[int], bins: int = 5) -> pd.DataFrame:
+    """Long table: arm, seed, mean confidence of a bin, share that is right, number of photographs.
+
+    Each seed's photographs are sorted by confidence into ``bins`` of (nearly) equal number.
+    """
+    rows = []
+    for arm, records in arms.items():
+        for record in records:
+            confidence, right = (
+                np.asarray(record["final"]["confidence"]),
+                np.equal(record["final"]["predicted"], labels),
+            )
+            for bin_, part in enumerate(np.array_split(np.argsort(confidence, kind="stable"), bins)):
+                rows.append((arm, record["seed"], bin_, confidence[part].mean(), right[part].mean(), len(part)))
+    return pd.DataFrame(rows, columns=["arm", "seed", "bin", "confidence", "right", "photos"])
+
+
+def points(bounds: Mapping[str, Mapping[str, Sequence[dict]]], metrics: Sequence[str]) -> pd.DataFrame:
+    """Long table of studies, axis by axis, whose arms are named ``POINT, METHOD``.
+
+    Columns: axis, point, arm (the method), seed, metric, value.
+    """
+    rows = [
+        (axis, *arm.rsplit(", ", 1), record["seed"], metric, record["final"][metric])
+        for axis, arms in bounds.items()
+        for arm, records in arms.items()
+        for record in records
+        for metric in metrics
+    ]
+    return pd.DataFrame(rows, columns=["axis", "point", "arm", "seed", "metric", "value"])
+
+
 def per_class(arms: Mapping[str, Sequence[dict]]) -> pd.DataFrame:
     """Mean final accuracy of each class (rows) under each arm (columns)."""
     means = {arm: pd.DataFrame([r["final"]["per_class"] for r in records]).mean() for arm, records in arms.items()}
@@ -177,28 +226,3 @@ def report(result: dict, config: RunConfig) -> str:
         rows = (f"| {c} | {a:.3f} |" for c, a in final["per_class"].items())
         lines += ["\n| target class | accuracy |\n|---|---|", *rows]
     return "\n".join(lines) + "\n"
-
-
-def subset(images: ImageSet, indices: Sequence[int]) -> ImageSet:
-    """The images ``indices`` of a set, in that order."""
-    chosen = list(indices)
-    return replace(
-        images,
-        decode=lambda i: images.decode(chosen[i]),
-        labels=images.labels[chosen],
-        names=tuple(images.names[i] for i in chosen),
-        imagenet=None if images.imagenet is None else images.imagenet[chosen],
-        fingerprint=fingerprint_of(images.fingerprint, chosen),
-    )
-
-
-def imagenet_view(config: RunConfig, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
-    """What the untouched ImageNet network sees: features ``(N, D)`` and top-1 ImageNet classes ``(N,)``."""
-    student = build(config, len(images.classes))
-
-    def network(x: Tensor) -> tuple[Tensor, Tensor]:
-        features = student.features(x)  # (N, D)
-        return features, student.kept_head(features)
-
-    features, logits = forward_all(network, images, 64, torch.device("cpu"))
-    return features.numpy(), logits.argmax(1).numpy()

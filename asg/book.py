@@ -27,8 +27,10 @@ STAGED = BOOK / "_build" / "executed"
 HTML = BOOK / "_build" / "html"
 COLUMNS = {"accuracy": "task head", "kept": "kept head", "product": "both heads"}
 COLUMNS |= {"agreement": "agreement", "imagenet": "ImageNet"}
-COLUMNS |= {"validation_loss": "held-out loss", "kl": "held-out KL"}  # nats
-NO_DIFFERENCES = "None of the declared differences has its records."
+NATS = {"validation_loss": "held-out loss", "kl": "held-out KL"}
+COLUMNS |= {**NATS, "validation": "held-out"}
+COLUMNS |= {"hse0": "HSE 0", "hse1": "HSE 1", "hse2": "HSE 2", "cka": "CKA", "ece": "ECE"}
+DIGITS = {"hse0": 3, "hse1": 3, "hse2": 3, "cka": 3}  # of shares 1, of all others 2
 CHAPTER_SECONDS = 600  # a chapter that takes longer has hung
 PARAMETERS = {"profile": str, "seeds": (list, tuple), "arms": (list, tuple), "overrides": dict, "fresh": bool}
 
@@ -93,15 +95,21 @@ class Bound:
                 rows[f"{a} − {b}"] = {COLUMNS[m]: show_interval(e, m) for m, e in found.items()}
         return styled(pd.DataFrame(rows).T)
 
-    def intervals(self, metrics: Sequence[str]) -> Figure | Markdown:
-        """The declared differences as points with intervals; those against one arm are named by the other one."""
+    def pairs(self) -> dict[str, tuple[str, str]]:
+        """The declared differences that are bound, each named by what tells its two arms apart."""
         pairs = [(a, b) for a, b in self.experiment.differences if a in self.arms and b in self.arms]
-        one_rival = len({b for _, b in pairs}) == 1
-        named = {a if one_rival else f"{a} − {b.rpartition(', ')[2]}": (a, b) for a, b in pairs}
-        found = analysis.differences(self.arms, named, metrics)
-        if found.empty:
-            return Markdown(NO_DIFFERENCES)
-        return figure(plots.intervals(found, f"difference from {pairs[0][1]}" if one_rival else "difference"))
+        one_rival = len({b.rpartition(", ")[2] for _, b in pairs}) == 1
+        return {a.rpartition(", ")[0] or a if one_rival else f"{a} − {b}": (a, b) for a, b in pairs}
+
+    def contrasts(self, metrics: Sequence[str]) -> pd.DataFrame:
+        """The declared differences as a long table for :func:`asg.plots.intervals`."""
+        return analysis.differences(self.arms, self.pairs(), metrics)
+
+    def intervals(self, metrics: Sequence[str]) -> Figure:
+        """The declared differences as points with intervals."""
+        rivals = {b.rpartition(", ")[2] for _, b in self.pairs().values()}
+        label = f"difference from {rivals.pop()}" if len(rivals) == 1 else "difference"
+        return figure(plots.intervals(self.contrasts(metrics), label))
 
     def findings(self, metrics: Sequence[str]) -> Markdown:
         """What the records say about each declared difference, one line a metric, and no more than they say."""
@@ -110,10 +118,10 @@ class Bound:
             for metric in metrics if a in self.arms and b in self.arms else ():
                 e = analysis.difference(self.arms[a], self.arms[b], metric)
                 verdict = "no difference is shown" if e.low <= 0 <= e.high else "higher" if e.low > 0 else "lower"
-                unit = "points" if metric in plots.SHARES else "nats"
-                said = f"{show_interval(e, metric)} {unit}: **{verdict}**" if e.n > 1 else "too few for an interval"
+                unit = " points" if metric in plots.SHARES else " nats" if metric in NATS else ""
+                said = f"{show_interval(e, metric)}{unit}: **{verdict}**" if e.n > 1 else "too few for an interval"
                 lines.append(f"- {a} against {b}, {plots.NAMES[metric]}, {e.n} paired seeds: {said}.")
-        return Markdown("\n".join(lines) or NO_DIFFERENCES)
+        return Markdown("\n".join(lines) or "None of the declared differences is bound.")
 
     def provenance(self) -> Markdown:
         """Where the numbers come from, and the command that makes them again."""
@@ -133,16 +141,21 @@ class Bound:
         )
 
 
+def scale(metric: str) -> tuple[int, int]:
+    """What a metric is multiplied with before it is shown, and its digits."""
+    return (100, 1) if metric in plots.SHARES else (1, DIGITS.get(metric, 2))
+
+
 def show(e: analysis.Estimate, metric: str) -> str:
     """``mean ± sd``, of a share in per cent; one value has no sd, none is a dash."""
-    factor, digits = (100, 1) if metric in plots.SHARES else (1, 2)
+    factor, digits = scale(metric)
     spread = f" ± {factor * e.sd:.{digits}f}" if e.n > 1 else ""
     return "—" if e.n == 0 else f"{factor * e.mean:.{digits}f}{spread}"
 
 
 def show_interval(e: analysis.Estimate, metric: str) -> str:
     """``mean [low, high]``, of a share in points."""
-    factor, digits = (100, 1) if metric in plots.SHARES else (1, 2)
+    factor, digits = scale(metric)
     mean, low, high = (f"{factor * value:+.{digits}f}" for value in (e.mean, e.low, e.high))
     return "—" if e.n < 2 else f"{mean} [{low}, {high}]"
 
@@ -242,6 +255,22 @@ def trials(bound: Bound) -> pd.DataFrame:
         rows[arm] = {name: f"{100 * share:.1f}" for name, share in shares.items()}
         rows[arm]["validation loss"] = f"{end['validation_loss']:.2f}"
     return pd.DataFrame(rows).T
+
+
+def choices(bound: Bound, kinds: Sequence[str]) -> Styler:
+    """The strengths that were tried, weakest first, their loss on held-out renders, and the chosen one of each kind."""
+    rows = {}
+    for kind in kinds:
+        tried = {arm: found for arm, found in bound.arms.items() if arm.startswith(f"{kind}, ") and found}
+        chosen = analysis.strongest(list(tried.values())) if tried else None
+        for k, (arm, found) in enumerate(tried.items()):
+            final = pd.DataFrame([record["final"] for record in found])
+            loss, error = final["validation_loss"].mean(), final["validation_loss_error"].mean()
+            rows[kind, arm.removeprefix(f"{kind}, ")] = {
+                "held-out loss": f"{loss:.2f} ± {error:.2f}", "held-out KL": f"{final['kl'].mean():.2f}",
+                "held-out accuracy": f"{100 * final['validation'].mean():.1f}", "chosen": "✓" if k == chosen else "",
+            }  # fmt: skip
+    return styled(pd.DataFrame(rows).T)
 
 
 def cards(made: Mapping[str, dict]) -> Styler:

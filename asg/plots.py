@@ -4,7 +4,8 @@ Sized for a phone: five inches wide, so that a ten-point letter is still legible
 Colours are Okabe and Ito's, safe for colour-blind readers; line style and marker repeat them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -30,10 +31,15 @@ NAMES = {
     "train_task": "task loss (nats)",
     "kl": "KL to ImageNet net (nats)",
     "validation_loss": "held-out task loss (nats)",
+    "hse0": "hyperspherical energy, s = 0",
+    "hse1": "hyperspherical energy, s = 1",
+    "hse2": "hyperspherical energy, s = 2",
+    "cka": "likeness to ImageNet features (CKA)",
+    "ece": "calibration error (ECE)",
     "held_task": "held-out task loss",
     "held_guidance": "held-out KL",
 }
-SHARES = {"accuracy", "kept", "product", "agreement", "imagenet", "validation"}  # shown in per cent
+SHARES = {"accuracy", "kept", "product", "agreement", "imagenet", "validation", "ece"}  # shown in per cent
 
 
 def style() -> None:
@@ -49,6 +55,21 @@ def style() -> None:
     )  # fmt: skip
 
 
+def from_records(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw from a table of records, or say that it holds none: a chapter goes on where runs are missing."""
+
+    @wraps(draw)
+    def drawn(table: pd.DataFrame, *more: object, **named: object) -> Figure:
+        if not table.empty:
+            return draw(table, *more, **named)
+        figure, axis = plt.subplots(figsize=(WIDTH, 0.6))
+        axis.text(0.5, 0.5, "no records yet", ha="center", va="center")
+        axis.axis("off")
+        return figure
+
+    return drawn
+
+
 def gallery(images: ImageSet, columns: int = 6, rows: int = 4, titles: Sequence[str] | None = None) -> Figure:
     """Evenly spaced images of a set, each under its class (or its entry of ``titles``, one an image of the set)."""
     figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, WIDTH * rows / columns * 1.22))
@@ -60,6 +81,7 @@ def gallery(images: ImageSet, columns: int = 6, rows: int = 4, titles: Sequence[
     return figure
 
 
+@from_records
 def over_training(curves: pd.DataFrame, metrics: Sequence[str]) -> Figure:
     """Each metric against the step, one line an arm: mean over seeds, band of one standard deviation.
 
@@ -157,6 +179,7 @@ def meta_training(curves: pd.DataFrame) -> Figure:
     return figure
 
 
+@from_records
 def intervals(table: pd.DataFrame, xlabel: str) -> Figure:
     """Estimates with their 95 % intervals, a panel a metric: the long table of :func:`asg.analysis.differences`.
 
@@ -177,6 +200,7 @@ def intervals(table: pd.DataFrame, xlabel: str) -> Figure:
     return figure
 
 
+@from_records
 def ratios(table: pd.DataFrame, x: str) -> Figure:
     """Chosen share of the base rate against ``x`` (step or episode), one panel a layer group, one line an arm.
 
@@ -210,6 +234,7 @@ def sweep(table: pd.DataFrame, metrics: Sequence[str], xlabel: str) -> Figure:
     return figure
 
 
+@from_records
 def drift(table: pd.DataFrame) -> Figure:
     """Relative distance of each layer group from its ImageNet weights, one line an arm, log scale."""
     figure, axis = plt.subplots(figsize=(WIDTH, 3.4))
@@ -220,6 +245,7 @@ def drift(table: pd.DataFrame) -> Figure:
     return figure
 
 
+@from_records
 def class_bars(table: pd.DataFrame) -> Figure:
     """Accuracy of each class (rows) under each arm (columns, at most four), in per cent."""
     figure, axis = plt.subplots(figsize=(WIDTH, 0.32 * len(table) + 1.2))
@@ -234,21 +260,132 @@ def class_bars(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def feature_map(
-    synthetic: np.ndarray, real: np.ndarray, synthetic_labels: Sequence[str], real_labels: Sequence[str]
+def feature_maps(
+    views: dict[str, Sequence[np.ndarray]], synthetic_labels: Sequence[str], real_labels: Sequence[str]
 ) -> Figure:
-    """t-SNE of features ``(N, D)`` and ``(M, D)`` of both domains, with class names at their medians."""
-    points = PCA(50, random_state=0).fit_transform(np.concatenate([synthetic, real]))
-    points = TSNE(random_state=0, init="pca", perplexity=30).fit_transform(points)
+    """t-SNE of the features of both domains in each network, one map under another; class names at their medians.
+
+    ``views``: network → features ``(N, D)`` of synthetic images and ``(M, D)`` of photographs.
+    """
+    figure, axes = plt.subplots(len(views), 1, figsize=(WIDTH, 4.4 * len(views) + 0.4), squeeze=False)
+    for axis, (network, (synthetic, real)) in zip(axes.flat, views.items(), strict=True):
+        points = PCA(50, random_state=0).fit_transform(np.concatenate([synthetic, real]))
+        points = TSNE(random_state=0, init="pca", perplexity=30).fit_transform(points)
+        first, second = points[: len(synthetic)], points[len(synthetic) :]
+        parts = ((first, synthetic_labels, "o", "synthetic"), (second, real_labels, "^", "photos"))
+        for (part, labels, marker, name), colour in zip(parts, COLOURS, strict=False):
+            axis.scatter(*part.T, s=12, marker=marker, color=colour, label=name, alpha=0.6, linewidths=0)
+            for label in sorted(set(labels)):
+                at = np.median(part[np.array(labels) == label], axis=0)
+                axis.text(*at, label, color=colour, fontsize=8, ha="center", weight="bold",
+                          bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5})  # fmt: skip
+        axis.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2", title=network)
+    one_legend(figure, axes.flat)
+    return figure
+
+
+def trade_off(table: pd.DataFrame, kept: str, *worth: str) -> Figure:
+    """What each arm keeps against what it is worth: means with bars of one standard deviation, a panel a metric.
+
+    ``table``: :func:`asg.analysis.summary`, one row an arm, its metrics shares.
+    """
+    figure, axes = plt.subplots(len(worth), 1, figsize=(WIDTH, 2.7 * len(worth) + 0.9), sharex=True, squeeze=False)
+    for axis, metric in zip(axes.flat, worth, strict=True):
+        for k, arm in enumerate(table.index):
+            x, y = table.loc[arm, kept], table.loc[arm, metric]
+            look = {"fmt": "osD^v<>PX*"[k % 10], "color": COLOURS[k % len(COLOURS)], "markersize": 6, "elinewidth": 0.8}
+            spread = {"xerr": 100 * np.nan_to_num(x.sd), "yerr": 100 * np.nan_to_num(y.sd)}
+            axis.errorbar(100 * x.mean, 100 * y.mean, **spread, **look, label=arm)
+        axis.set(ylabel=f"{NAMES[metric]}, %")
+    axes.flat[-1].set(xlabel=f"{NAMES[kept]}, %")
+    one_legend(figure, axes.flat)
+    return figure
+
+
+def strips(sets: dict[str, ImageSet], columns: int) -> Figure:
+    """Evenly spaced images of each set, one row a set under its name."""
+    side = WIDTH / columns
+    figure, axes = plt.subplots(len(sets), columns, figsize=(WIDTH, len(sets) * (side + 0.22)), squeeze=False)
+    for row, (name, images) in zip(axes, sets.items(), strict=True):
+        for axis, index in zip(row, np.linspace(0, len(images) - 1, columns).round().astype(int), strict=True):
+            axis.imshow(images.decode(int(index)))
+            axis.axis("off")
+        row[0].set_title(name, loc="left", pad=2)
+    return figure
+
+
+@from_records
+def study(table: pd.DataFrame, metric: str) -> Figure:
+    """A metric against each axis of the synthetic data, one panel an axis, one line a method with a band of one sd.
+
+    ``table``: the long table of :func:`asg.analysis.points`; points stand in their order.
+    """
+    rows = table[table["metric"] == metric].assign(value=lambda t: t["value"] * (100 if metric in SHARES else 1))
+    axes_names, arms = list(dict.fromkeys(rows["axis"])), list(dict.fromkeys(rows["arm"]))
+    figure, axes = plt.subplots(-(-len(axes_names) // 2), 2, figsize=(WIDTH, 5.4), sharey=True, squeeze=False)
+    for axis, name in zip(axes.flat, axes_names, strict=False):
+        part = rows[rows["axis"] == name]
+        arm_lines(axis, part, "point", "value", arms)
+        axis.set(title=name, xlabel="", ylabel=f"{NAMES[metric]}, %" if metric in SHARES else NAMES[metric])
+        axis.set_xticks(range(part["point"].nunique()), [p.replace(", ", ",\n") for p in dict.fromkeys(part["point"])])
+        axis.tick_params(axis="x", rotation=45 if part["point"].str.len().max() > 3 else 0)
+    for axis in axes.flat[len(axes_names) :]:
+        axis.set_visible(False)
+    one_legend(figure, axes.flat)
+    return figure
+
+
+@from_records
+def confusion(table: pd.DataFrame) -> Figure:
+    """What photographs of each class (rows) are taken for (columns), in per cent; shares of 5 and more are written."""
     figure, axis = plt.subplots(figsize=(WIDTH, WIDTH))
-    first, second = points[: len(synthetic)], points[len(synthetic) :]
-    parts = ((first, synthetic_labels, "o", "synthetic"), (second, real_labels, "^", "photos"))
-    for (part, labels, marker, name), colour in zip(parts, COLOURS, strict=False):
-        axis.scatter(*part.T, s=12, marker=marker, color=colour, label=name, alpha=0.6, linewidths=0)
-        for label in sorted(set(labels)):
-            at = np.median(part[np.array(labels) == label], axis=0)
-            axis.text(*at, label, color=colour, fontsize=8, ha="center", weight="bold",
-                      bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5})  # fmt: skip
-    axis.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
+    percent = (100 * table).round().astype(int)
+    sns.heatmap(
+        percent, vmin=0, vmax=100, cmap="cividis_r", cbar=False, square=True, linewidths=0.3, ax=axis,
+        annot=percent.map(lambda p: str(p) if p >= 5 else ""), fmt="", annot_kws={"fontsize": 8},
+    )  # fmt: skip
+    axis.set(xlabel="predicted", ylabel="true class")
+    axis.tick_params(length=0, labelsize=9)
+    axis.tick_params(axis="x", rotation=60)
+    return figure
+
+
+@from_records
+def reliability(table: pd.DataFrame) -> Figure:
+    """Share of right answers against confidence, one line an arm: mean over seeds, bars of one standard deviation.
+
+    On the diagonal a network is as sure as it should be, below it too sure. ``table``: the long
+    table of :func:`asg.analysis.reliability`.
+    """
+    figure, axis = plt.subplots(figsize=(WIDTH, 4.2))
+    axis.plot([0, 100], [0, 100], color="0.6", linewidth=0.8)
+    for k, (arm, rows) in enumerate(table.groupby("arm", sort=False)):
+        means = 100 * rows.groupby("bin")[["confidence", "right"]].mean()
+        spread = 100 * rows.groupby("bin")["right"].std().fillna(0)
+        look = {"marker": "osD^v"[k % 5], "markersize": 5, "capsize": 3, "color": COLOURS[k % len(COLOURS)]}
+        axis.errorbar(means["confidence"], means["right"], spread, label=arm, **look)
+    axis.set(xlabel="confidence, %", ylabel="photos answered rightly, %", xlim=(0, 101), ylim=(0, 101))
     one_legend(figure, [axis])
+    return figure
+
+
+def heat_maps(
+    photos: Sequence[np.ndarray], maps: dict[str, Sequence[np.ndarray]], titles: Sequence[Sequence[str]]
+) -> Figure:
+    """Each photograph (rows) and where each network looks (columns).
+
+    ``photos``: uint8 ``(H, W, 3)``; ``maps``: network → an array ``(H, W)`` in [0, 1] for each
+    photo; ``titles``: for each photo its true class, then what each network says.
+    """
+    columns = ["photo", *maps]
+    size = WIDTH / len(columns)
+    figure, axes = plt.subplots(len(photos), len(columns), figsize=(WIDTH, len(photos) * size * 1.2), squeeze=False)
+    for i, (row, photo) in enumerate(zip(axes, photos, strict=True)):
+        for j, (axis, name) in enumerate(zip(row, columns, strict=True)):
+            axis.imshow(photo)
+            if j:
+                axis.imshow(maps[name][i], cmap="inferno", alpha=0.55, vmin=0, vmax=1)
+            head = f"{name}\n" if i == 0 else ""
+            axis.set_title(head + titles[i][j], fontsize=8, pad=2)
+            axis.axis("off")
     return figure

@@ -10,6 +10,7 @@ from scipy import stats
 from asg import AsgError
 from asg.analysis import (
     by_seed,
+    confusion,
     curves,
     decisions,
     difference,
@@ -19,7 +20,10 @@ from asg.analysis import (
     meta_curves,
     meta_ratios,
     per_class,
+    points,
+    reliability,
     slopes,
+    strongest,
     summary,
 )
 
@@ -182,3 +186,46 @@ def test_slopes_are_those_of_scipy_and_of_a_plane_without_noise():
     assert found["mean"].tolist() == pytest.approx([2, -3]) and found["row"].tolist() == ["a", "b"]
     with pytest.raises(AsgError, match="3 trials are too few for the slopes of 2 parts"):
         slopes(plane[:3], ["end"])
+
+
+def trial(*losses: float, error: float = 0.1) -> list[dict]:
+    return [{"final": {"validation_loss": loss, "validation_loss_error": error}} for loss in losses]
+
+
+@pytest.mark.parametrize(
+    ("losses", "chosen"),
+    [
+        ([1.0, 1.05, 1.2, 2.0], 1),  # 1.2 is over 1.0 + .1
+        ([1.5, 1.0, 1.4, 1.09], 3),  # the strongest within reach, though a weaker one is not
+        ([1.0, 2.0, 2.0, 2.0], 0),
+        ([1.3, 1.2, 1.1, 1.0], 3),
+    ],
+)
+def test_the_strongest_within_one_standard_error_is_chosen(losses: list[float], chosen: int):
+    assert strongest([trial(loss) for loss in losses]) == chosen
+
+
+def test_the_rule_uses_the_mean_over_seeds_and_the_error_of_the_best():
+    assert strongest([trial(1.2, 1.0, error=0.01), trial(1.1, 1.12, error=9.0)]) == 1
+    assert strongest([trial(1.2, 1.0, error=0.001), trial(1.1, 1.12, error=9.0)]) == 0
+
+
+def test_confusion_counts_the_photographs_of_a_class():
+    records = [{"final": {"predicted": p}} for p in ([0, 1, 1, 0], [0, 0, 1, 2])]
+    table = confusion(records, [0, 0, 1, 1], ["a", "b", "c"])
+    assert table.index.tolist() == ["a", "b"] and table.columns.tolist() == ["a", "b", "c"]
+    assert table.to_numpy().tolist() == [[0.75, 0.25, 0.0], [0.25, 0.5, 0.25]]
+
+
+def test_reliability_has_bins_of_equal_number_in_the_order_of_confidence():
+    record = {"seed": 3, "final": {"confidence": [0.9, 0.2, 0.8, 0.4], "predicted": [0, 0, 1, 1]}}
+    table = reliability({"arm": [record]}, [0, 1, 1, 1], bins=2)
+    assert table["confidence"].tolist() == pytest.approx([0.3, 0.85])
+    assert table["right"].tolist() == [0.5, 1.0] and table["photos"].tolist() == [2, 2]
+
+
+def test_points_take_axis_point_and_method_apart():
+    table = points({"scene": {"fixed, white, plain": [record(1, 0.4)]}}, ["accuracy"])
+    assert table.iloc[0].to_dict() == {
+        "axis": "scene", "point": "fixed, white", "arm": "plain", "seed": 1, "metric": "accuracy", "value": 0.4,
+    }  # fmt: skip

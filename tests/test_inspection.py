@@ -1,0 +1,58 @@
+"""A look inside: models are trained once, subsets keep their order, Grad-CAM is its formula."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from asg import inspection
+from asg.config import make_config
+from asg.data import load_domains
+from asg.experiments import PROFILES
+from asg.models import build
+from asg.run import run
+
+
+def test_a_subset_keeps_order_labels_and_names(workplace):
+    images = load_domains(make_config(PROFILES["toy"])).target
+    some = inspection.subset(images, [5, 0, 7])
+    assert some.names == tuple(images.names[i] for i in (5, 0, 7))
+    assert some.labels.tolist() == [int(images.labels[i]) for i in (5, 0, 7)]
+    assert all(np.array_equal(some.decode(k), images.decode(i)) for k, i in enumerate((5, 0, 7)))
+    assert some.fingerprint != images.fingerprint
+
+
+def test_a_model_is_trained_once_and_answers_as_its_record_says(workplace, monkeypatch):
+    config = make_config(PROFILES["toy"], {"guidance": 0.1})
+    first = inspection.trained(config)
+    monkeypatch.setattr(inspection, "train", None)
+    again = inspection.trained(config)
+    photos = load_domains(config).target
+    for a, b in zip(inspection.view(first, photos), inspection.view(again, photos), strict=True):
+        assert torch.equal(a, b)
+    task, _, _ = inspection.view(again, photos)
+    plain = (task.sigmoid() + inspection.view(again, mirrored(photos))[0].sigmoid()) / 2
+    assert plain.argmax(1).tolist() == run(config)["final"]["predicted"]
+
+
+def mirrored(images):
+    return inspection.replace(images, decode=lambda i: images.decode(i)[:, ::-1].copy())
+
+
+@pytest.mark.parametrize("head", ["task_head", "kept_head"])
+def test_grad_cam_is_the_positive_part_of_the_weighted_activations(workplace, head: str):
+    config = make_config(PROFILES["toy"])
+    student = build(config, 3)
+    images = inspection.subset(load_domains(config).target, [0, 1])
+    layer = "blocks.2"
+    maps = inspection.grad_cam(student, images, layer, head, [1, 2])
+    kept = []
+    student.backbone.get_submodule(layer).register_forward_hook(lambda module, given, out: kept.append(out))
+    answers = getattr(student, head)(student.features(images.batch([0, 1])))
+    (gradient,) = torch.autograd.grad(answers[0, 1] + answers[1, 2], kept)
+    coarse = (gradient.mean((2, 3), keepdim=True) * kept[0]).sum(1, keepdim=True)  # (2, 1, h, w)
+    fine = torch.nn.functional.interpolate(coarse, (32, 32), mode="bilinear").relu()[:, 0].detach()
+    for found, expected in zip(maps, fine, strict=True):
+        assert found.shape == (32, 32) and 0 <= found.min() <= found.max() <= 1
+        np.testing.assert_allclose(found, expected / expected.max().clamp_min(1e-9), atol=1e-4)
