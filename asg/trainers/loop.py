@@ -17,13 +17,13 @@ import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 from tqdm import tqdm
 
 from asg import AsgError
 from asg.config import RunConfig
 from asg.controllers.base import Controller
-from asg.data.images import ImageSet, StepSampler, total_steps
+from asg.data.images import StepSampler, total_steps
 from asg.trainers.optimiser import ReferenceSGD
 
 CHECK = 10  # steps between two looks at the loss: each look waits for the device
@@ -103,17 +103,19 @@ def fit(
     config: RunConfig,
     network: nn.Module,
     groups: dict[str, list[nn.Parameter]],
-    images: ImageSet,
+    images: Dataset,
     objective: Callable[[nn.Module, Tensor, Tensor, Tensor], dict[str, Tensor]],
     evaluate: Callable[[nn.Module], dict],
     controller: Controller,
     folder: Path,
     accelerator: Accelerator,
     on_evaluation: Callable[[dict], None] = lambda evaluation: None,
+    batches: Callable[[int, int, int, int, int], BatchSampler] = StepSampler,
 ) -> Progress:
     """Train ``network`` in place and return its evaluations, going on from ``folder``'s checkpoint if any.
 
-    ``objective(network, indices, x, labels)`` gives named losses, of which ``total`` is minimised.
+    ``objective(network, indices, x, labels)`` gives named losses, of which ``total`` is minimised;
+    ``batches`` draws the indices of each step.
     The controller sets the rate of each layer group before each step and is told the losses after it.
     Raises :class:`Diverged` when the loss is no longer finite; the last good checkpoint stays.
     """
@@ -126,7 +128,7 @@ def fit(
         optimiser.load_state_dict(saved["optimiser"])
         controller.load_state_dict(saved["controller"])
         at = Progress(**saved["progress"])
-    sampler = StepSampler(len(images), config.batch, config.seed, at.step, total)
+    sampler = batches(len(images), config.batch, config.seed, at.step, total)
     loader = DataLoader(images, batch_sampler=sampler, num_workers=config.workers)
     network, optimiser, loader = accelerator.prepare(network, optimiser, loader)
     bare = accelerator.unwrap_model(network)
