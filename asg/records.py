@@ -38,6 +38,7 @@ RECIPE = (  # but for config.py, whose values stand in the key themselves
     "trainers/__init__.py",
     "trainers/optimiser.py",
     "trainers/loop.py",
+    "trainers/task.py",
     "trainers/frozen.py",
     "trainers/regularisers.py",
     "trainers/classification.py",

@@ -28,8 +28,9 @@ from asg.losses import proxy_guidance, task_loss
 from asg.metrics import forward_all
 from asg.models import Student, build, layer_groups
 from asg.trainers import frozen
-from asg.trainers.classification import cpu_threads, make_objective
+from asg.trainers.classification import make_objective
 from asg.trainers.loop import Diverged, fit, load_checkpoint, make_accelerator, save_checkpoint
+from asg.trainers.task import cpu_threads
 
 MOVING = 0.1  # weight of the newest return in the moving averages of the baseline
 DIVERGED = -10.0  # reward of the choice after which a run diverged; a blind guess of 12 classes loses 2.5 nats

@@ -27,7 +27,7 @@ LEVELS = [
     ["asg.trainers"],
     ["asg.trainers.optimiser"],
     ["asg.trainers.loop", "asg.trainers.frozen"],
-    ["asg.trainers.regularisers"],
+    ["asg.trainers.task", "asg.trainers.regularisers"],
     ["asg.trainers.classification"],
     ["asg.reinforce"],
     ["asg.records"],

@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-import resource
-import sys
-import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from asg import AsgError
 from asg.config import RunConfig
-from asg.controllers import make_controller
 from asg.data import load_domains
 from asg.data.images import Domains
 from asg.losses import proxy_guidance, task_loss
 from asg.metrics import class_map, evaluate_photos, forward_all, hyperspherical_energy, linear_cka, mean_per_class
 from asg.models import Student, build, drift, layer_groups
 from asg.trainers import frozen
-from asg.trainers.loop import fit, make_accelerator
 from asg.trainers.regularisers import Penalty, make_penalty
+from asg.trainers.task import Task, conduct
 
 IMAGENET_CLASSES = 1000
-
-
-@contextmanager
-def cpu_threads(count: int):
-    """``count`` threads within, the former number after; 0 changes nothing."""
-    before = torch.get_num_threads()
-    if count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def make_objective(
@@ -109,55 +93,27 @@ def make_evaluation(
     return evaluate
 
 
+def prepare(config: RunConfig, accelerator: Accelerator) -> Task:
+    """Data, network, objective and evaluation of a classification run."""
+    domains = load_domains(config)
+    student = build(config, len(domains.source.classes)).to(accelerator.device)
+    with accelerator.main_process_first():
+        evaluate = make_evaluation(student, domains, config, accelerator.device)
+        teacher = None
+        if config.guidance:
+            teacher = frozen.log_probabilities(student, domains.source, accelerator.device)
+            teacher = teacher.to(accelerator.device)  # indexed there: no step waits for the host
+        penalty = make_penalty(config, student, domains.source, accelerator.device)
+    objective = make_objective(config, teacher, penalty)
+    photo_by_photo = ("predicted", "confidence")
+    return Task(student, layer_groups(student), domains.source, objective, evaluate, "accuracy", bulky=photo_by_photo)
+
+
 def train(
     config: RunConfig,
     folder: Path,
     device: str | None = None,
     on_evaluation: Callable[[dict], None] = lambda evaluation: None,
 ) -> tuple[dict, Student]:
-    """One run in ``folder`` (resumed if it holds a checkpoint): its result and the trained student.
-
-    The result holds every evaluation, the final one, and beside it the one that is best on the
-    target photos (None without photos), which is an oracle selection and named so (``selection``;
-    departure 1). ``peak_memory_mb`` is the device's during the run, on a CPU the process's so far.
-    """
-    with cpu_threads(config.threads):
-        accelerator = make_accelerator(config, device)
-        if accelerator.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        domains = load_domains(config)
-        student = build(config, len(domains.source.classes)).to(accelerator.device)
-        groups = layer_groups(student)
-        began = time.monotonic()
-        with accelerator.main_process_first():
-            evaluate = make_evaluation(student, domains, config, accelerator.device)
-            teacher = None
-            if config.guidance:
-                teacher = frozen.log_probabilities(student, domains.source, accelerator.device)
-                teacher = teacher.to(accelerator.device)  # indexed there: no step waits for the host
-            penalty = make_penalty(config, student, domains.source, accelerator.device)
-        prepared = time.monotonic() - began
-        controller = make_controller(config, groups, len(domains.source))
-        done = fit(
-            config, student, groups, domains.source, make_objective(config, teacher, penalty), evaluate, controller,
-            folder, accelerator, on_evaluation,
-        )  # fmt: skip
-    for evaluation in done.evaluations[:-1]:  # photo by photo only once
-        evaluation.pop("predicted", None), evaluation.pop("confidence", None)
-    on_cuda = accelerator.device.type == "cuda"
-    seen = [e for e in done.evaluations[1:] or done.evaluations if "accuracy" in e]
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
-    result = {
-        "evaluations": done.evaluations,
-        "final": done.evaluations[-1],
-        "selection": "last iterate; best_on_target is an oracle selection on the photos",
-        "best_on_target": max(seen, key=lambda e: e["accuracy"], default=None),
-        "steps": done.step,
-        "seconds": round(done.seconds, 1),
-        "seconds_preparing": round(prepared, 1),
-        "peak_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20 if on_cuda else kilobytes / 1024),
-        "device": torch.cuda.get_device_name() if on_cuda else "cpu",
-        "processes": accelerator.num_processes,
-        **controller.report(),
-    }
-    return result, student
+    """One run: see :func:`asg.trainers.task.conduct`."""
+    return conduct(config, folder, device, prepare, on_evaluation)
