@@ -142,8 +142,8 @@ def split_classifier(network: nn.Module) -> tuple[nn.Module, nn.Linear]:
     return network, classifier
 
 
-def build(config: RunConfig, classes: int) -> Student:
-    """The network of a run at its start: ImageNet weights, kept head, new task head from ``config.seed``."""
+def imagenet_network(config: RunConfig) -> tuple[nn.Module, tuple]:
+    """The network that a run starts from, with the weights that ``config`` names, and its (mean, std) in [0, 1]."""
     network, normalisation = create(config.backbone, pretrained=config.weights == "pretrained")
     if config.weights == "random":
         generator = torch.Generator().manual_seed(config.seed)
@@ -161,6 +161,12 @@ def build(config: RunConfig, classes: int) -> Student:
         normalisation = LITE
     elif config.weights != "pretrained":
         load_weights(network, Path(config.weights))
+    return network, normalisation
+
+
+def build(config: RunConfig, classes: int) -> Student:
+    """The network of a run at its start: ImageNet weights, kept head, new task head from ``config.seed``."""
+    network, normalisation = imagenet_network(config)
     backbone, kept_head = split_classifier(network)
     return Student(
         backbone, kept_head, classes, config.head_width, normalisation, torch.Generator().manual_seed(config.seed)

@@ -1,0 +1,94 @@
+"""One run of a task: from its configuration to its result."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import BatchSampler, Dataset
+
+from asg.config import RunConfig
+from asg.controllers import make_controller
+from asg.data.images import StepSampler
+from asg.trainers.loop import fit, make_accelerator
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the loop needs of a task (see :func:`asg.trainers.loop.fit`), and what its result is judged by."""
+
+    network: nn.Module
+    groups: dict[str, list[nn.Parameter]]
+    images: Dataset
+    objective: Callable[..., dict]
+    evaluate: Callable[[nn.Module], dict]
+    metric: str  # of the oracle selection
+    batches: Callable[[int, int, int, int, int], BatchSampler] = StepSampler
+    bulky: tuple[str, ...] = ()  # what only the last evaluation keeps
+
+
+@contextmanager
+def cpu_threads(count: int):
+    """``count`` threads within, the former number after; 0 changes nothing."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def conduct(
+    config: RunConfig,
+    folder: Path,
+    device: str | None,
+    prepare: Callable[[RunConfig, Accelerator], Task],
+    on_evaluation: Callable[[dict], None],
+) -> tuple[dict, nn.Module]:
+    """One run in ``folder`` (resumed if it holds a checkpoint): its result and the trained network.
+
+    The result holds every evaluation, the final one, and beside it the one that is best on the
+    target photos (None without photos), which is an oracle selection and named so (``selection``;
+    departure 1). ``peak_memory_mb`` is the device's during the run, on a CPU the process's so far.
+    """
+    with cpu_threads(config.threads):
+        accelerator = make_accelerator(config, device)
+        if accelerator.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        began = time.monotonic()
+        task = prepare(config, accelerator)
+        prepared = time.monotonic() - began
+        controller = make_controller(config, task.groups, len(task.images))
+        done = fit(
+            config, task.network, task.groups, task.images, task.objective, task.evaluate, controller,
+            folder, accelerator, on_evaluation, task.batches,
+        )  # fmt: skip
+    for evaluation in done.evaluations[:-1]:
+        for name in task.bulky:
+            evaluation.pop(name, None)
+    on_cuda = accelerator.device.type == "cuda"
+    seen = [e for e in done.evaluations[1:] or done.evaluations if task.metric in e]
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    result = {
+        "evaluations": done.evaluations,
+        "final": done.evaluations[-1],
+        "selection": "last iterate; best_on_target is an oracle selection on the photos",
+        "best_on_target": max(seen, key=lambda e: e[task.metric], default=None),
+        "steps": done.step,
+        "seconds": round(done.seconds, 1),
+        "seconds_preparing": round(prepared, 1),
+        "peak_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20 if on_cuda else kilobytes / 1024),
+        "device": torch.cuda.get_device_name() if on_cuda else "cpu",
+        "processes": accelerator.num_processes,
+        **controller.report(),
+    }
+    return result, task.network
