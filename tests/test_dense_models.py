@@ -1,0 +1,466 @@
+"""Segmentation students: against the libraries' own networks, plain sums of convolutions and published counts."""
+
+from itertools import pairwise
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from scipy import stats
+from torch import nn
+from torchvision.models import VGG, ResNet
+from torchvision.models.resnet import Bottleneck
+
+from asg import AsgError
+from asg.config import make_config
+from asg.dense_models import DenseStudent, FCNHead, Upscore, build_dense, predict
+from asg.experiments import PROFILES
+from asg.models import build, drift, layer_groups
+
+NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLASSES = 5
+
+
+def tiny_vgg(seed: int = 0) -> VGG:
+    """torchvision's VGG with five narrow stages of two convolutions, its classifier cut down alike."""
+    layers, width = [], 3
+    for wider in (4, 4, 5, 6, 6):
+        for step in (width, wider):
+            layers += [nn.Conv2d(step, wider, 3, padding=1), nn.ReLU(inplace=True)]
+        layers.append(nn.MaxPool2d(2, 2))
+        width = wider
+    with torch.device("meta"):
+        network = VGG(nn.Sequential(*layers), init_weights=False)
+    for place, sizes in ((0, (6 * 49, 24)), (3, (24, 20)), (6, (20, 10))):
+        network.classifier[place] = nn.Linear(*sizes)
+    return drawn(network, seed)
+
+
+def tiny_resnet(seed: int = 0, **options: object) -> ResNet:
+    return drawn(ResNet(Bottleneck, [1, 1, 2, 2], num_classes=10, width_per_group=4, **options), seed)
+
+
+def tiny_efficientnet(seed: int = 0) -> nn.Module:
+    return drawn(timm.create_model("test_efficientnet", num_classes=10), seed)
+
+
+def drawn(network: nn.Module, seed: int) -> nn.Module:
+    """Weights that let a signal through, from a generator of their own; BatchNorm statistics away from 0 and 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in network.named_parameters():
+        scale = (2 / parameter[0].numel()) ** 0.5 if parameter.dim() > 1 else 0.1
+        affine = parameter.dim() == 1 and name.endswith("weight")
+        nn.init.normal_(parameter, float(affine), scale, generator=generator)
+    for name, buffer in network.named_buffers():
+        if buffer.is_floating_point():
+            nn.init.uniform_(buffer, *((0.5, 1.5) if name.endswith("var") else (-0.1, 0.1)), generator=generator)
+    return network.eval()
+
+
+NETWORKS = {"FCN-8s": tiny_vgg, "DeepLab": tiny_resnet, "light FCN": tiny_efficientnet}
+KINDS = pytest.mark.parametrize("kind", NETWORKS)
+
+
+def student_of(kind: str, seed: int = 0) -> DenseStudent:
+    return build_dense(NETWORKS[kind](), NORMALISATION, CLASSES, torch.Generator().manual_seed(seed))
+
+
+def pixels(height: int = 64, width: int = 96, n: int = 2, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n, 3, height, width), generator=generator, dtype=torch.uint8)
+
+
+def normalised(x: torch.Tensor) -> torch.Tensor:
+    """In double precision, in which students are compared with other arithmetic."""
+    return torchvision.transforms.functional.normalize(x.double() / 255, *NORMALISATION)
+
+
+def with_random_scores(student: DenseStudent) -> DenseStudent:
+    generator = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for name, parameter in student.task_head.named_parameters():
+            if name.startswith(("score", "branches")):
+                parameter.normal_(0, 1, generator=generator)
+    return student
+
+
+# --- sizes, counts, groups ----------------------------------------------------------------------------------------
+
+
+@KINDS
+@pytest.mark.parametrize("size", [(64, 96), (65, 97), (33, 50), (31, 130), (225, 17)])
+def test_logits_have_the_size_of_the_image_odd_or_even(kind: str, size: tuple[int, int]):
+    with torch.inference_mode():
+        logits, features = with_random_scores(student_of(kind))(pixels(*size))
+    assert logits.shape == (2, CLASSES, *size)
+    stride = 8 if kind == "DeepLab" else 32
+    assert features.shape[2:] == tuple(-(-side // stride) for side in size)
+    assert float(logits.std()) > 0
+
+
+def counts(student: DenseStudent) -> dict[str, int]:
+    return {name: sum(p.numel() for p in group) for name, group in layer_groups(student).items()}
+
+
+def on_meta(name: str) -> tuple[DenseStudent, nn.Module]:
+    with torch.device("meta"):
+        network = torchvision.models.get_model(name)
+        return build_dense(network, NORMALISATION, 19, None), torchvision.models.get_model(name)
+
+
+def test_fcn_8s_of_vgg_16_has_the_papers_groups_with_the_architectures_counts():
+    student, _ = on_meta("vgg16")
+    expected, width = {}, 3
+    for stage, (depth, wider) in enumerate(((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)), 1):
+        expected[f"conv{stage}"] = 9 * wider * (width + (depth - 1) * wider) + depth * wider
+        width = wider
+    expected["fc6-7"] = 512 * 7 * 7 * 4096 + 4096 + 4096 * 4096 + 4096
+    assert sum(expected.values()) + 4096 * 1000 + 1000 == 138_357_544  # the published count of VGG-16
+    expected["head"] = (4096 + 512 + 256 + 3) * 19 + 19 * 19 * (4 * 4 + 4 * 4 + 16 * 16)
+    assert counts(student) == expected
+    assert list(counts(student)) == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6-7", "head"]
+    assert sum(counts(student).values()) == 134_456_985
+    assert sum(p.numel() for p in student.kept_head.parameters()) == 123_642_856
+
+
+@pytest.mark.parametrize(("name", "published"), [("resnet50", 25_557_032), ("resnet101", 44_549_160)])
+def test_deeplab_has_the_papers_groups_with_the_libraries_counts(name: str, published: int):
+    student, network = on_meta(name)
+    groups = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
+    expected = {group: sum(p.numel() for p in getattr(network, group).parameters()) for group in groups}
+    assert sum(expected.values()) == published - 2048 * 1000 - 1000
+    assert counts(student) == {**expected, "head": 4 * (2048 * 9 * 19 + 19)}
+    assert list(counts(student)) == [*groups, "head"]
+
+
+def test_the_light_fcn_has_the_classification_students_groups():
+    classifier = build(make_config(PROFILES["mini"], {"weights": "random", "size": 32}), 12)
+    student = build_dense(timm.create_model("tf_efficientnet_lite0"), NORMALISATION, 12, None)
+    expected = {name: sum(p.numel() for p in group) for name, group in layer_groups(classifier).items()}
+    assert list(counts(student)) == list(expected)
+    assert counts(student) == {**expected, "head": 12 * (1280 + 112 + 40 + 3)}
+    assert student.taps == ("bn2", "blocks.4", "blocks.2")
+
+
+@KINDS
+def test_the_groups_hold_every_trained_parameter_once_and_end_in_the_layer_the_policy_watches(kind: str):
+    student = student_of(kind)
+    groups = layer_groups(student)
+    grouped = [p for group in groups.values() for p in group]
+    assert len({id(p) for p in grouped}) == len(grouped)
+    assert {id(p) for p in grouped} == {id(p) for p in student.parameters() if p.requires_grad}
+    assert list(groups)[-1] == "head"
+    last = next(p for p in reversed(groups["head"]) if p.dim() > 1)
+    shapes = {"FCN-8s": (CLASSES, CLASSES, 16, 16), "DeepLab": (CLASSES, 2048, 3, 3), "light FCN": (CLASSES, 32, 1, 1)}
+    assert last.shape == shapes[kind]
+
+
+@KINDS
+def test_drift_of_the_classification_package_applies(kind: str):
+    student = student_of(kind)
+    start = {k: [p.detach().clone() for p in v] for k, v in layer_groups(student).items() if k != "head"}
+    assert drift(student, start) == dict.fromkeys(start, 0.0)
+    name = next(iter(start))
+    with torch.no_grad():
+        for parameter in layer_groups(student)[name]:
+            parameter.mul_(1.25)
+    assert drift(student, start) == pytest.approx({**dict.fromkeys(start, 0.0), name: 0.25}, rel=1e-5)
+
+
+# --- what is kept of ImageNet -------------------------------------------------------------------------------------
+
+
+@KINDS
+def test_imagenet_logits_are_the_librarys_own(kind: str):
+    network = tiny_resnet(replace_stride_with_dilation=[False, True, True]) if kind == "DeepLab" else NETWORKS[kind]()
+    network, student, x = network.double(), student_of(kind).double(), pixels()
+    x[1, :, 20:] //= 3
+    with torch.inference_mode():
+        expected = network(normalised(x))
+        torch.testing.assert_close(student.imagenet_logits(x), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(student.kept_logits(student(x)[1]), expected, rtol=1e-5, atol=1e-5)
+        assert student.imagenet_logits(x, chunks=2).shape == (2 * 4, 10)
+    assert float((expected[0] - expected[1]).abs().max()) > 0.01 * float(expected.abs().max())  # it looks at its input
+
+
+def test_dilation_is_torchvisions():
+    x, expected = normalised(pixels()), tiny_resnet(replace_stride_with_dilation=[False, True, True]).double()
+    expected.avgpool = expected.fc = nn.Identity()
+    with torch.inference_mode():
+        features = student_of("DeepLab").double()(pixels())[1]
+        torch.testing.assert_close(features.flatten(1), expected(x), rtol=1e-5, atol=1e-5)
+    assert features.shape == (2, 2048, 8, 12)
+
+
+@KINDS
+def test_the_teacher_stays_as_the_network_was_and_holds_only_the_imagenet_network(kind: str):
+    student, x = student_of(kind), pixels()
+    teacher = student.teacher()
+    before = student.imagenet_logits(x, 2).detach()
+    with torch.no_grad():
+        for parameter in student.backbone.parameters():
+            parameter.mul_(1.2)
+    assert torch.equal(teacher.imagenet_logits(x, 2), before)
+    assert not torch.equal(student.imagenet_logits(x, 2), before)
+    assert teacher.kept_head is student.kept_head
+    assert sum(p.numel() for p in teacher.parameters()) == sum(p.numel() for p in NETWORKS[kind]().parameters())
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert any(p.requires_grad for p in student.parameters())
+
+
+@KINDS
+def test_the_guidances_gradient_passes_through_the_frozen_head_into_the_backbone(kind: str):
+    student = student_of(kind)
+    student.kept_logits(student(pixels())[1]).square().mean().backward()
+    assert all(p.grad is None for p in (*student.kept_head.parameters(), *student.task_head.parameters()))
+    reached = {name for name, group in layer_groups(student).items() if any(p.grad is not None for p in group)}
+    assert reached == set(layer_groups(student)) - {"head", "fc6-7"}  # the kept head has its own fc6 and fc7
+
+
+@KINDS
+def test_a_student_stays_in_eval_mode_and_trains_affine_parameters_only(kind: str):
+    student = with_random_scores(student_of(kind)).train()
+    assert not any(module.training for module in student.modules())
+    before = {key: value.clone() for key, value in student.state_dict().items()}
+    logits, features = student(pixels())
+    (logits.square().mean() + student.kept_logits(features).square().mean()).backward()
+    with torch.no_grad():
+        for parameter in student.parameters():
+            if parameter.grad is not None:
+                parameter.sub_(parameter.grad / parameter.grad.norm())
+    changed = {key for key, value in student.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {name for name, p in student.named_parameters() if p.requires_grad}
+    assert not any("kept_head" in key or "running" in key or "tracked" in key for key in changed)
+
+
+def test_pixels_are_normalised_as_the_network_was_trained():
+    seen, student = [], student_of("FCN-8s")
+    student.backbone.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    student(pixels())
+    torch.testing.assert_close(seen[0], normalised(pixels()).float())
+
+
+# --- heads --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [2, 8])
+def test_an_upscore_layer_starts_as_bilinear_interpolation_up_to_the_border(factor: int):
+    x = torch.randn(2, 4, 5, 7, generator=torch.Generator().manual_seed(0))
+    expected = F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(Upscore(4, factor)(x), expected)
+
+
+def test_an_upscore_layer_starts_from_the_kernel_of_the_published_fcn():
+    """For factor 2 the row (1, 3, 3, 1) / 4 in both directions, for each class by itself."""
+    weight = Upscore(3, 2).weight.detach()
+    row = torch.tensor([1.0, 3, 3, 1]) / 4
+    for i in range(3):
+        for j in range(3):
+            expected = torch.outer(row, row) if i == j else torch.zeros(4, 4)
+            torch.testing.assert_close(weight[i, j], expected)
+
+
+@pytest.mark.parametrize("kind", ["FCN-8s", "light FCN"])
+def test_scores_that_start_at_zero_give_uniform_logits_and_can_learn(kind: str):
+    student = student_of(kind)
+    logits, _ = student(pixels())
+    assert torch.equal(logits, torch.zeros_like(logits))
+    F.cross_entropy(logits, torch.zeros(2, 64, 96, dtype=torch.long)).backward()
+    assert all(float(p.grad.abs().max()) > 0 for p in student.task_head.score.parameters())
+
+
+def fcn_sum(maps: list[torch.Tensor], scales: tuple, head: FCNHead, size: tuple[int, int]) -> torch.Tensor:
+    """Scores of stride 32, 16, 8 by matrix product, added up with torch's interpolation."""
+    total = 0.0
+    for x, scale, score, factor, target in zip(maps, scales, head.score, (2, 2, 8), [maps[1].shape[-2:], maps[2].shape[-2:], size], strict=True):  # fmt: skip
+        scores = torch.einsum("ndhw,cd->nchw", x * scale, score.weight[:, :, 0, 0]) + score.bias[:, None, None]
+        total = F.interpolate(total + scores, scale_factor=factor, mode="bilinear")[..., : target[0], : target[1]]
+    return total
+
+
+@pytest.mark.parametrize("size", [(64, 96), (75, 113)])
+def test_fcn_8s_is_the_scaled_sum_of_scores_of_fc7_pool4_and_pool3(size: tuple[int, int]):
+    student, network = with_random_scores(student_of("FCN-8s")).double(), tiny_vgg().double()
+    with torch.inference_mode():
+        x, pools = normalised(pixels(*size)), []
+        for layer in network.features:
+            x = F.max_pool2d(x, 2, ceil_mode=True) if isinstance(layer, nn.MaxPool2d) else layer(x)
+            if isinstance(layer, nn.MaxPool2d):
+                pools.append(x)
+        fc6, fc7 = network.classifier[0], network.classifier[3]
+        hidden = F.conv2d(pools[4], fc6.weight.view(24, 6, 7, 7), fc6.bias, padding=3).relu()
+        hidden = F.conv2d(hidden, fc7.weight.view(20, 24, 1, 1), fc7.bias).relu()
+        expected = fcn_sum([hidden, pools[3], pools[2]], (1, 0.01, 0.0001), student.task_head, size)
+        logits, features = student(pixels(*size))
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(features, pools[4], rtol=1e-5, atol=1e-5)
+
+
+def test_fc6_and_fc7_start_as_the_classifiers_layers_where_no_padding_is_seen():
+    """In the middle of a 7 × 7 map the convolutions see what the linear layers see of a 224-pixel image."""
+    student, network, x = student_of("FCN-8s").double(), tiny_vgg().double(), pixels(224, 224)
+    with torch.inference_mode():
+        middle = student.maps(x)["fc6-7"][:, :, 3, 3]
+        expected = network.classifier[:5](torch.flatten(network.avgpool(network.features(normalised(x))), 1))
+    torch.testing.assert_close(middle, expected, rtol=1e-5, atol=1e-5)
+    assert float(expected.std()) > 0
+
+
+@pytest.mark.parametrize("size", [(64, 96), (75, 113)])
+def test_the_light_fcn_is_the_plain_sum_of_scores_of_three_strides(size: tuple[int, int]):
+    student, network = with_random_scores(student_of("light FCN")).double(), tiny_efficientnet().double()
+    with torch.inference_mode():
+        maps = [network.forward_features(normalised(pixels(*size)))]
+        maps += network.forward_intermediates(normalised(pixels(*size)), indices=[3, 2], intermediates_only=True)[::-1]
+        assert [m.shape[-1] for m in maps] == [-(-size[1] // stride) for stride in (32, 16, 8)]
+        expected = fcn_sum(maps, (1, 1, 1), student.task_head, size)
+        torch.testing.assert_close(student(pixels(*size))[0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_deeplabs_head_is_the_sum_of_four_dilated_convolutions_with_corners_aligned():
+    """At 8k + 1 pixels every eighth pixel is a cell of the map, the last one too."""
+    student = with_random_scores(student_of("DeepLab")).double()
+    with torch.inference_mode():
+        logits, features = student(pixels(65, 97))
+        expected = sum(
+            F.conv2d(F.pad(features, (d,) * 4), branch.weight, branch.bias, dilation=d)
+            for d, branch in zip((6, 12, 18, 24), student.task_head.branches, strict=True)
+        )
+    torch.testing.assert_close(logits[:, :, ::8, ::8], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_cell_of_a_resnets_map_is_centred_on_every_eighth_pixel():
+    """Why corners are aligned: the pixels that one cell sees lie evenly around pixel 8i."""
+    network = student_of("DeepLab").backbone[:5]  # up to layer1: stride 4, so 4i
+    x = torch.randn(1, 3, 65, 65, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    network(x)[0, :, 8, 8].abs().sum().backward()
+    seen = x.grad[0].abs().sum(0).nonzero()
+    assert (seen.min(0).values + seen.max(0).values).tolist() == [2 * 32, 2 * 32]
+
+
+def test_deeplabs_start_depends_on_its_generator_only():
+    torch.manual_seed(1)
+    first = student_of("DeepLab", seed=5).task_head.state_dict()
+    torch.manual_seed(2)
+    second, other = (student_of("DeepLab", seed=s).task_head.state_dict() for s in (5, 6))
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert not any(torch.equal(first[k], other[k]) for k in first if k.endswith("weight"))
+    for key, value in first.items():
+        if key.endswith("weight"):
+            assert stats.kstest(value.flatten()[::50].numpy(), "norm", args=(0, 0.01)).pvalue > 0.01
+        else:
+            assert torch.equal(value, torch.zeros_like(value))
+
+
+@pytest.mark.parametrize("kind", ["FCN-8s", "light FCN"])
+def test_an_fcns_start_depends_on_nothing(kind: str):
+    torch.manual_seed(1)
+    first = student_of(kind, seed=5).state_dict()
+    torch.manual_seed(2)
+    second = student_of(kind, seed=6).state_dict()
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+@KINDS
+def test_a_students_state_goes_into_another_one(kind: str):
+    student, again = with_random_scores(student_of(kind)), student_of(kind, seed=3)
+    again.load_state_dict(student.state_dict())
+    with torch.inference_mode():
+        for ours, theirs in zip(student(pixels()), again(pixels()), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet18"])
+def test_a_network_without_a_segmentation_head_is_named(name: str):
+    with torch.device("meta"):
+        network = torchvision.models.get_model(name)
+    with pytest.raises(AsgError, match=f"no segmentation head for {type(network).__name__}: choose"):
+        build_dense(network, NORMALISATION, 19, None)
+
+
+# --- prediction of whole images -----------------------------------------------------------------------------------
+
+
+class Stub(DenseStudent):
+    """Answers with the pixels themselves and the number of the call; remembers the sizes and first pixels it saw."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.register_buffer("mean", torch.zeros(1))
+        self.sizes: list[tuple[int, int]] = []
+        self.first: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        call = torch.full(x[:, :1].shape, float(len(self.sizes)))
+        self.sizes.append(tuple(x.shape[-2:]))
+        self.first.append(int(x[0, 0, 0, 0]))
+        return torch.cat([x.float(), call], 1), x
+
+
+@pytest.mark.parametrize("size", [(64, 96), (64, 97), (100, 40), (151, 203), (1, 300)])
+@pytest.mark.parametrize("overlap", [0, 1, 17, 63])
+def test_windows_cover_every_pixel_and_put_it_where_it_belongs(size: tuple[int, int], overlap: int):
+    image, stub = pixels(*size, n=1)[0], Stub()
+    logits = predict(stub, image, (64, 96), overlap)
+    torch.testing.assert_close(logits[:3], image.float())
+    assert set(stub.sizes) == {(min(64, size[0]), min(96, size[1]))}  # all alike, and none larger than the window
+    rows, columns = (1 if side <= w else -(-(side - overlap) // (w - overlap)) for side, w in zip(size, (64, 96), strict=True))  # fmt: skip
+    assert len(stub.sizes) == rows * columns  # no more than needed
+
+
+def test_an_image_that_fits_is_answered_in_one_piece():
+    student = with_random_scores(student_of("FCN-8s"))
+    with torch.inference_mode():
+        expected = student(pixels(n=1))[0][0]
+    assert torch.equal(predict(student, pixels(n=1)[0], (64, 96), 0), expected)
+    assert torch.equal(predict(student, pixels(n=1)[0], (1024, 2048), 500), expected)
+
+
+def test_logits_are_averaged_where_windows_meet():
+    """Width 10 in windows of 6: they begin at 0 and 4, columns 4 and 5 are seen by both."""
+    calls = predict(Stub(), pixels(6, 10, n=1)[0], (6, 6), 2)[3]
+    assert calls[0].tolist() == [0, 0, 0, 0, 0.5, 0.5, 1, 1, 1, 1]
+    assert torch.equal(calls, calls[:1].expand(6, 10))
+
+
+@pytest.mark.parametrize("overlap", [0, 7, 19])
+def test_neighbouring_windows_share_at_least_the_overlap_and_are_spaced_evenly(overlap: int):
+    for size in range(20, 150):
+        stub = Stub()
+        predict(stub, torch.arange(size, dtype=torch.uint8).expand(3, 20, size), (20, 20), overlap)
+        steps = [b - a for a, b in pairwise(stub.first)]  # the pixels are their columns
+        assert (stub.first[0], stub.first[-1]) == (0, size - 20)
+        assert all(0 < step <= 20 - overlap for step in steps)
+        assert max(steps, default=0) - min(steps, default=0) <= 1
+
+
+def test_prediction_leaves_no_graph():
+    assert not predict(student_of("FCN-8s"), pixels(n=1)[0], (64, 64), 8).requires_grad
+
+
+@pytest.mark.parametrize("overlap", [-1, 64, 100])
+def test_an_overlap_that_is_no_less_than_a_window_is_named(overlap: int):
+    with pytest.raises(AsgError, match=f"Windows of 64 × 96 cannot overlap by {overlap}"):
+        predict(Stub(), pixels(n=1)[0], (64, 96), overlap)
+
+
+MEMORY = """
+import resource, sys, torch, torchvision
+from asg.dense_models import build_dense, predict
+torch.set_num_threads(1)
+network = torchvision.models.get_model(sys.argv[1])
+student = build_dense(network, ((0.5,) * 3, (0.25,) * 3), 19, torch.Generator().manual_seed(0))
+image = torch.randint(0, 256, (3, 1024, 2048), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+logits = predict(student, image, (1024, 2048), 0)
+assert logits.shape == (19, 1024, 2048) and bool(logits.isfinite().all())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 2**-10) / 2**30)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vgg16", "resnet50", "resnet101"])
+def test_a_whole_cityscapes_image_takes_less_than_six_gigabytes(spawn, name: str):
+    out, errors = spawn(MEMORY, name).communicate(timeout=400)
+    print(name, out)
+    assert float(out or "nan") < 6, errors
