@@ -14,7 +14,7 @@ from torchvision.models.resnet import Bottleneck
 
 from asg import AsgError
 from asg.config import make_config
-from asg.dense_models import DenseStudent, FCNHead, Upscore, build_dense, predict
+from asg.dense_models import ASPPHead, DenseStudent, FCNHead, Upscore, build_dense, predict
 from asg.experiments import PROFILES
 from asg.models import build, drift, layer_groups
 
@@ -209,6 +209,14 @@ def test_the_teacher_stays_as_the_network_was_and_holds_only_the_imagenet_networ
     assert any(p.requires_grad for p in student.parameters())
 
 
+def test_imagenet_logits_run_no_stage_that_the_imagenet_network_does_not_have():
+    student = student_of("FCN-8s")
+    with torch.inference_mode():
+        expected = student.imagenet_logits(pixels())
+        student.backbone.get_submodule("fc6-7").register_forward_pre_hook(lambda *_: pytest.fail("fc6-7 ran"))
+        assert torch.equal(student.imagenet_logits(pixels()), expected)
+
+
 @KINDS
 def test_the_guidances_gradient_passes_through_the_frozen_head_into_the_backbone(kind: str):
     student = student_of(kind)
@@ -320,14 +328,19 @@ def test_the_light_fcn_is_the_plain_sum_of_scores_of_three_strides(size: tuple[i
 
 def test_deeplabs_head_is_the_sum_of_four_dilated_convolutions_with_corners_aligned():
     """At 8k + 1 pixels every eighth pixel is a cell of the map, the last one too."""
-    student = with_random_scores(student_of("DeepLab")).double()
+    generator = torch.Generator().manual_seed(0)
+    head, x = ASPPHead(3, 4, generator).double(), torch.randn(2, 3, 51, 55, generator=generator, dtype=torch.float64)
     with torch.inference_mode():
-        logits, features = student(pixels(65, 97))
-        expected = sum(
-            F.conv2d(F.pad(features, (d,) * 4), branch.weight, branch.bias, dilation=d)
-            for d, branch in zip((6, 12, 18, 24), student.task_head.branches, strict=True)
-        )
-    torch.testing.assert_close(logits[:, :, ::8, ::8], expected, rtol=1e-5, atol=1e-5)
+        expected = torch.zeros(2, 4, 51, 55, dtype=torch.float64)
+        for d, branch in zip((6, 12, 18, 24), head.branches, strict=True):
+            around = F.pad(x, (d,) * 4)
+            for i in range(3):
+                for j in range(3):
+                    seen = around[:, :, i * d : i * d + 51, j * d : j * d + 55]  # (N, D, h, w)
+                    expected += torch.einsum("ndhw,cd->nchw", seen, branch.weight[:, :, i, j])
+        logits = head([x], (401, 433))
+    torch.testing.assert_close(logits[:, :, ::8, ::8], expected)
+    assert logits.shape == (2, 4, 401, 433)
 
 
 def test_a_cell_of_a_resnets_map_is_centred_on_every_eighth_pixel():
@@ -462,5 +475,4 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform ==
 @pytest.mark.parametrize("name", ["vgg16", "resnet50", "resnet101"])
 def test_a_whole_cityscapes_image_takes_less_than_six_gigabytes(spawn, name: str):
     out, errors = spawn(MEMORY, name).communicate(timeout=400)
-    print(name, out)
     assert float(out or "nan") < 6, errors
