@@ -1,0 +1,152 @@
+"""Train a network that answers at every pixel, with or without dense proxy guidance, and measure what it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from asg.config import RunConfig
+from asg.data import load_scenes
+from asg.data.segmentation import Augmentation, Draws, SegmentationDomains, SegmentationSet
+from asg.dense_losses import capped_weight, segmentation_loss
+from asg.dense_metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
+from asg.dense_models import DenseStudent, build_dense, predict
+from asg.losses import proxy_guidance
+from asg.models import drift, imagenet_network, layer_groups
+from asg.trainers import frozen
+from asg.trainers.task import Task, conduct
+
+WINDOW, OVERLAP = (1024, 2048), 256  # the largest piece that is answered at once: a whole image of Cityscapes
+
+
+def build(config: RunConfig, classes: int) -> DenseStudent:
+    """The network of a run at its start: ImageNet weights, kept classifier, new task head from ``config.seed``."""
+    return build_dense(*imagenet_network(config), classes, torch.Generator().manual_seed(config.seed))
+
+
+@torch.inference_mode()
+def imagenet_answers(student: DenseStudent, images: SegmentationSet, chunks: int, device: torch.device) -> Tensor:
+    """Log-softmax ``(N, chunks², K)`` of a network's ImageNet answers on whole, fixed images."""
+    answers = [student.imagenet_logits(images[i][1][None].to(device), chunks) for i in range(len(images))]
+    return torch.stack(answers).float().cpu().log_softmax(2)
+
+
+def kept_answers(student: DenseStudent, images: SegmentationSet, chunks: int, device: torch.device) -> Tensor:
+    """:func:`imagenet_answers` of a student that is still at its start, computed once and kept on disk."""
+    name = f"{images.fingerprint}-{frozen.fingerprint(student)}-{chunks}"
+    found = frozen.kept("dense", name, device, lambda: {"answers": imagenet_answers(student, images, chunks, device)})
+    return found["answers"]
+
+
+def make_objective(
+    config: RunConfig, student: DenseStudent, teacher: Callable[[Tensor, Tensor], Tensor] | None
+) -> Callable[..., dict[str, Tensor]]:
+    r"""``L = L_seg + λ · KL(old ‖ new)`` of one batch, the KL averaged over the ``config.chunks``² pieces of each map.
+
+    ``teacher(indices, x)``: log-softmax ``(N · chunks², K)`` of the ImageNet network; None: plain training.
+    With ``config.cap`` λ is lowered where λ · KL would exceed it. ``student`` is the network, bare.
+    """
+
+    def objective(network: nn.Module, indices: Tensor, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits, features = network(x)
+        task = segmentation_loss(logits, labels)
+        if teacher is None:
+            return {"total": task, "task": task}
+        kl = proxy_guidance(student.kept_logits(features, config.chunks or 1), teacher(indices, x))
+        weight = capped_weight(config.guidance, kl, config.cap) if config.cap else config.guidance
+        return {"total": task + weight * kl, "task": task, "guidance": kl}
+
+    return objective
+
+
+def make_teacher(
+    config: RunConfig, student: DenseStudent, images: SegmentationSet, device: torch.device
+) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The ImageNet network's answers to a batch: looked up for fixed images, computed for augmented ones (departure 3).
+
+    None without guidance; ``student`` must still be at its start.
+    """
+    if not config.guidance:
+        return None
+    chunks = config.chunks or 1
+    if images.augmentation is None:
+        answers = kept_answers(student, images, chunks, device).to(device)  # (N, chunks², K)
+        return lambda indices, x: answers[indices].flatten(0, 1)
+    untouched = student.teacher()
+
+    def live(indices: Tensor, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return untouched.imagenet_logits(x, chunks).log_softmax(1)
+
+    return live
+
+
+def make_evaluation(
+    student: DenseStudent, domains: SegmentationDomains, config: RunConfig, device: torch.device
+) -> Callable[[DenseStudent], dict]:
+    """A function of the student: mIoU, pixel accuracy and forgetting on held-out scenes and on real ones.
+
+    Images are answered whole, at full size (in windows where they are larger than ``WINDOW``), and each
+    set has one confusion matrix. ``miou`` and ``per_class`` (IoU) are the target's, ``validation`` and
+    ``validation_loss`` those of held-out synthetic scenes, ``kl`` the divergence from the ImageNet
+    network there, ``agreement`` the share of target images with the same top ImageNet class.
+    """
+    held = kept_answers(student, domains.validation, 1, device)[:, 0]  # (N, K)
+    real = kept_answers(student, domains.target, 1, device)[:, 0].argmax(1)  # (M,)
+    start = {k: [p.detach().clone() for p in v] for k, v in layer_groups(student).items() if k != "head"}
+
+    def look(now: DenseStudent, images: SegmentationSet) -> tuple[Tensor, float]:
+        classes, losses = len(images.classes), []
+        total = torch.zeros(classes, classes, dtype=torch.long)
+        for i in range(len(images)):
+            _, image, labels = images[i]
+            logits = predict(now, image, WINDOW, OVERLAP)[None].float()  # (1, C, H, W)
+            losses.append(float(segmentation_loss(logits, labels[None].to(device))))
+            total += confusion_matrix(logits.argmax(1)[0].cpu(), labels, classes)
+        return total, sum(losses) / len(losses)
+
+    def evaluate(now: DenseStudent) -> dict:
+        synthetic, loss = look(now, domains.validation)
+        photographed, _ = look(now, domains.target)
+        iou = iou_per_class(photographed)
+        return {
+            "validation": mean_iou(synthetic),
+            "validation_loss": loss,
+            "kl": float(proxy_guidance(imagenet_answers(now, domains.validation, 1, device)[:, 0], held)),
+            "drift": drift(now, start),
+            "miou": mean_iou(photographed),
+            "pixels": pixel_accuracy(photographed),
+            "per_class": {c: float(v) for c, v in zip(domains.target.classes, iou, strict=True) if not v.isnan()},
+            "agreement": float((imagenet_answers(now, domains.target, 1, device)[:, 0].argmax(1) == real).float().mean()),
+        }
+
+    return evaluate
+
+
+def prepare(config: RunConfig, accelerator: Accelerator) -> Task:
+    """Data, network, objective and evaluation of a segmentation run."""
+    domains, device = load_scenes(config), accelerator.device
+    student = build(config, len(domains.source.classes)).to(device)
+    source = domains.source
+    if config.crop:
+        source = replace(source, augmentation=Augmentation(crop=config.crop, seed=config.seed))
+    with accelerator.main_process_first():
+        evaluate = make_evaluation(student, domains, config, device)
+        teacher = make_teacher(config, student, source, device)
+    objective = make_objective(config, student, teacher)
+    return Task(student, layer_groups(student), source, objective, evaluate, "miou", batches=Draws)
+
+
+def train(
+    config: RunConfig,
+    folder: Path,
+    device: str | None = None,
+    on_evaluation: Callable[[dict], None] = lambda evaluation: None,
+) -> tuple[dict, DenseStudent]:
+    """One run: see :func:`asg.trainers.task.conduct`."""
+    return conduct(config, folder, device, prepare, on_evaluation)
