@@ -26,6 +26,7 @@ BOOK = records.REPOSITORY / "book"
 STAGED = BOOK / "_build" / "executed"
 HTML = BOOK / "_build" / "html"
 COLUMNS = {"accuracy": "task head", "kept": "kept head", "product": "both heads"}
+COLUMNS |= {"miou": "mIoU", "pixels": "pixels right"}
 COLUMNS |= {"agreement": "agreement", "imagenet": "ImageNet"}
 NATS = {"validation_loss": "held-out loss", "kl": "held-out KL"}
 COLUMNS |= {**NATS, "validation": "held-out"}

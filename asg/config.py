@@ -78,7 +78,9 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     profile: Literal["toy", "mini", "paper", "own"] = Field(description="Scale of the run; never mixed in one table.")
-    data: Literal["toy", "mini", "digits", "visda17", "folder"] = Field(description="Benchmark that the run reads.")
+    data: Literal["toy", "mini", "digits", "visda17", "folder", "toy-scenes", "scenes", "gta5"] = Field(
+        description="Benchmark that the run reads."
+    )
     source: str | None = Field(None, description="Folder of synthetic class folders (data = folder).")
     target: str | None = Field(None, description="Folder of real class folders, only reported on.")
     rendering: Rendering = Field(Rendering(), strict=False, description="How the images of data = mini are composed.")
@@ -96,6 +98,9 @@ class RunConfig(BaseModel):
     backbone_factor: float = Field(0.1, ge=0, description="Rate of every backbone group, as a share of lr.")
     guidance: float = Field(0.0, ge=0, description="λ, the weight of the proxy guidance; 0 is plain training.")
     regulariser: Regulariser | None = Field(None, strict=False, description="A penalty beside or instead of it.")
+    chunks: int | None = Field(None, ge=1, description="Pieces a side that dense guidance cuts a map into; None: 1.")
+    cap: float | None = Field(None, gt=0, description="Most that λ · KL may be in segmentation; None: no limit.")
+    crop: int | None = Field(None, ge=32, description="Side of random crops in segmentation; None: whole images.")
     warmup: int = Field(100, ge=1, description="Steps of quadratic warm-up.")
     control: Control | None = Field(None, strict=False, description="A policy in place of the hand-tuned schedule.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")

@@ -133,6 +133,7 @@ class Experiment:
         )
 
 
+CSG_TABLE_5 = "Chen et al. 2021 (CSG), table 5, GTA5 → Cityscapes, mIoU"
 CSG_TABLE_1 = "Chen et al. 2021 (CSG), table 1, VisDA-17, ResNet-101"
 
 # Other ways to keep ImageNet knowledge, and the strengths that were tried (the experiment "strength").
@@ -182,6 +183,21 @@ USES: dict[str, dict] = {
     "neither warm-up nor decay": {**learned("mini-asg", schedule=False), **PROXY},
     **{f"λ {weight:g}": {**learned("mini-asg"), "guidance": weight} for weight in (0.0, 0.03, 0.3)},
 }
+
+# Segmentation: composed scenes in place of GTA5 → Cityscapes; the paper's settings there (departure 23).
+SCENES = {
+    "toy": {"data": "toy-scenes", "batch": 4},
+    "mini": {
+        "data": "scenes", "rendering": {"ground": "patches"}, "size": 128, "steps": 250, "batch": 8, "lr": 0.02,
+        "warmup": 25, "evaluations": 2,
+    },
+    "paper": {
+        "data": "gta5", "backbone": "torchvision:vgg16", "crop": 512, "batch": 6, "steps": 100_000, "lr": 1e-3,
+        "sgd": "torch", "evaluations": 10,
+    },
+}  # fmt: skip
+WHOLE, PATCHES = {"guidance": 75.0}, {"guidance": 75.0, "chunks": 8}  # the paper's λ for segmentation
+CAP = {"cap": 9.0}  # of λ · KL, with a policy only
 
 EXPERIMENTS = {
     e.id: e
@@ -369,6 +385,40 @@ EXPERIMENTS = {
                 ("drawing", "How well must the designs be drawn?"),
                 ("scene", "Which pose and background must vary?"),
             )
+        ),
+        Experiment(
+            "segmentation",
+            "Does guidance by a whole-image classifier help answers at every pixel?",
+            {
+                "vanilla": {**SMALL},
+                "whole map": {**SMALL, **WHOLE},
+                "patches": {**SMALL, **PATCHES},
+                "l2o": learned("mini-l2o"),
+                "asg": {**learned("mini-asg"), **WHOLE, **CAP},
+            },
+            seeds=(0, 1, 2),
+            metric="miou",
+            differences=(
+                ("whole map", "vanilla"),
+                ("patches", "vanilla"),
+                ("patches", "whole map"),
+                ("l2o", "vanilla"),
+                ("asg", "whole map"),
+            ),
+            common=SCENES,
+        ),
+        *(
+            Experiment(
+                f"segmentation_resnet{depth}",
+                f"The same with DeepLab-v2 on ResNet-{depth}, as the follow-up's table has it?",
+                {"vanilla": {**SMALL}, "asg": {**learned("mini-asg"), **PATCHES, **CAP}},
+                seeds=(0, 1, 2),
+                metric="miou",
+                differences=(("asg", "vanilla"),),
+                common={**SCENES, "paper": {**SCENES["paper"], "backbone": f"torchvision:resnet{depth}"}},
+                published={"vanilla": Published(before, CSG_TABLE_5), "asg": Published(after, CSG_TABLE_5)},
+            )
+            for depth, before, after in ((50, 25.88, 29.65), (101, 29.63, 32.79))
         ),
         Experiment(
             "digits",

@@ -23,6 +23,8 @@ WIDTH = 5.0  # inches
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 NAMES = {
     "accuracy": "photos, task head",
+    "miou": "photos, mIoU",
+    "pixels": "photos, pixels right",
     "kept": "photos, kept ImageNet head",
     "product": "photos, both heads",
     "agreement": "agreement with ImageNet net",
@@ -39,7 +41,17 @@ NAMES = {
     "held_task": "held-out task loss",
     "held_guidance": "held-out KL",
 }
-SHARES = {"accuracy", "kept", "product", "agreement", "imagenet", "validation", "ece"}  # shown in per cent
+SHARES = {
+    "accuracy",
+    "miou",
+    "pixels",
+    "kept",
+    "product",
+    "agreement",
+    "imagenet",
+    "validation",
+    "ece",
+}  # shown in per cent
 
 
 def style() -> None:

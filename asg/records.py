@@ -49,12 +49,18 @@ CONTROLLERS = {  # what a controller adds to the recipe; the hand-tuned one is a
     "learned": ("controllers/windows.py", "controllers/learned.py"),
     "meta-training": ("controllers/windows.py", "controllers/chance.py", "controllers/learned.py", "reinforce.py"),
 }
-READERS = {
-    "toy": "data/toy.py",
-    "mini": "data/mini.py",
-    "digits": "data/digits.py",
-    "visda17": "data/visda.py",
-    "folder": "data/folder.py",
+DENSE = (
+    "data/segmentation.py", "dense_models.py", "dense_losses.py", "dense_metrics.py", "trainers/segmentation.py",
+)  # fmt: skip
+READERS = {  # what a benchmark adds
+    "toy": ("data/toy.py", "data/segmentation.py"),
+    "mini": ("data/mini.py",),
+    "digits": ("data/digits.py",),
+    "visda17": ("data/visda.py",),
+    "folder": ("data/folder.py",),
+    "toy-scenes": ("data/toy.py", *DENSE),
+    "scenes": ("data/mini.py", "data/scenes.py", *DENSE),
+    "gta5": ("data/street.py", *DENSE),
 }
 
 
@@ -93,7 +99,7 @@ def recipe_hash(data: str, controller: str | None = None, package: Path = Path(_
     once a process: code that is edited while a run goes on did not make that run.
     """
     digest = hashlib.sha256()
-    for part in (*RECIPE, READERS[data], *CONTROLLERS.get(controller, ())):
+    for part in (*RECIPE, *READERS[data], *CONTROLLERS.get(controller, ())):
         digest.update(_bare(ast.parse((package / part).read_text())).encode())
     return digest.hexdigest()[:12]
 

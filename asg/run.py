@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 
 from asg import records
 from asg.config import RunConfig
+from asg.data import SEGMENTATION
 from asg.data.images import make_folder
-from asg.trainers.classification import train
+from asg.trainers import classification, segmentation
 
 
 def run(
@@ -35,7 +36,8 @@ def run(
         checkpoint = folder / "checkpoint.pt"
         if fresh:
             checkpoint.unlink(missing_ok=True)
-        result, _ = train(config, folder, device, on_evaluation)
+        task = segmentation if config.data in SEGMENTATION else classification
+        result, _ = task.train(config, folder, device, on_evaluation)
         record = {
             "format": records.FORMAT,
             **made_of,

@@ -7,8 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from asg.config import RunConfig
-from asg.data import digits, folder, mini, toy, visda
+from asg.data import digits, folder, mini, scenes, street, toy, visda
 from asg.data.images import Domains, materialise
+from asg.data.segmentation import SegmentationDomains
+
+SEGMENTATION = ("toy-scenes", "scenes", "gta5")  # benchmarks with a label for every pixel
 
 
 def data_root() -> Path:
@@ -21,12 +24,21 @@ def cache_root() -> Path:
     return data_root() / "cache"
 
 
-def read_domains(config: RunConfig) -> Domains:
+def read_domains(config: RunConfig) -> Domains | SegmentationDomains:
     """The benchmark that ``config.data`` names; no image is decoded before it is asked for."""
     if config.data == "toy":
         return toy.load(config.size)
     if config.data == "mini":
         return mini.load(data_root() / "mini", config.size, config.rendering)
+    if config.data == "toy-scenes":
+        return toy.load_scenes(config.size)
+    if config.data == "scenes":
+        return scenes.load(data_root() / "mini", config.size, config.rendering)
+    if config.data == "gta5":
+        source, held_out = street.gta5(Path(config.source or data_root() / "gta5"))
+        return SegmentationDomains(
+            source, held_out, street.cityscapes(Path(config.target or data_root() / "cityscapes"))
+        )
     if config.data == "digits":
         return digits.load(config.size)
     if config.data == "visda17":

@@ -5,6 +5,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from asg.data.images import Domains, ImageSet, fingerprint_of
+from asg.data.segmentation import SegmentationDomains, SegmentationSet
 
 CLASSES = ("circle", "cross", "square")
 
@@ -46,3 +47,20 @@ def load(size: int) -> Domains:
     """48 training shapes, 12 validation shapes, 24 "photos"; the first three ImageNet classes stand in."""
     mapping = {name: [i] for i, name in enumerate(CLASSES)}
     return Domains(image_set(48, size, 1, False), image_set(12, size, 2, False), image_set(24, size, 3, True), mapping)
+
+
+def scene_set(count: int, size: int, seed: int, real: bool) -> SegmentationSet:
+    """``count`` scenes of one shape; its pixels are those that differ much from the ground."""
+
+    def decode(i: int) -> tuple[np.ndarray, np.ndarray]:
+        pixels = draw(i % len(CLASSES), size, np.random.default_rng((seed, i)), real)
+        shape = np.abs(pixels.astype(int) - (35 if real else 230)).max(2) > 30  # (H, W)
+        return pixels, (shape * (1 + i % len(CLASSES))).astype(np.uint8)
+
+    names = tuple(f"toy-scene-{seed}-{i}" for i in range(count))
+    return SegmentationSet(decode, ("ground", *CLASSES), names, fingerprint_of("toy scenes", count, size, seed, real))
+
+
+def load_scenes(size: int) -> SegmentationDomains:
+    """48 training scenes, 6 validation scenes, 6 "photos"."""
+    return SegmentationDomains(*(scene_set(n, size, k, k == 3) for k, n in ((1, 48), (2, 6), (3, 6))))

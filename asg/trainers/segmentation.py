@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from asg.config import RunConfig
-from asg.data import load_scenes
+from asg.data import read_domains
 from asg.data.segmentation import Augmentation, Draws, SegmentationDomains, SegmentationSet
 from asg.dense_losses import capped_weight, segmentation_loss
 from asg.dense_metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
@@ -122,7 +122,9 @@ def make_evaluation(
             "miou": mean_iou(photographed),
             "pixels": pixel_accuracy(photographed),
             "per_class": {c: float(v) for c, v in zip(domains.target.classes, iou, strict=True) if not v.isnan()},
-            "agreement": float((imagenet_answers(now, domains.target, 1, device)[:, 0].argmax(1) == real).float().mean()),
+            "agreement": float(
+                (imagenet_answers(now, domains.target, 1, device)[:, 0].argmax(1) == real).float().mean()
+            ),
         }
 
     return evaluate
@@ -130,7 +132,7 @@ def make_evaluation(
 
 def prepare(config: RunConfig, accelerator: Accelerator) -> Task:
     """Data, network, objective and evaluation of a segmentation run."""
-    domains, device = load_scenes(config), accelerator.device
+    domains, device = read_domains(config), accelerator.device
     student = build(config, len(domains.source.classes)).to(device)
     source = domains.source
     if config.crop:
