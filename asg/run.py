@@ -2,12 +2,18 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from types import ModuleType
 
 from asg import records
 from asg.config import RunConfig
 from asg.data import SEGMENTATION
 from asg.data.images import make_folder
 from asg.trainers import classification, segmentation
+
+
+def task_of(config: RunConfig) -> ModuleType:
+    """The trainer of the benchmark that ``config`` names."""
+    return segmentation if config.data in SEGMENTATION else classification
 
 
 def run(
@@ -36,8 +42,7 @@ def run(
         checkpoint = folder / "checkpoint.pt"
         if fresh:
             checkpoint.unlink(missing_ok=True)
-        task = segmentation if config.data in SEGMENTATION else classification
-        result, _ = task.train(config, folder, device, on_evaluation)
+        result, _ = task_of(config).train(config, folder, device, on_evaluation)
         record = {
             "format": records.FORMAT,
             **made_of,
