@@ -94,7 +94,7 @@ def test_a_record_rebuilds_its_configuration(workplace, overrides):
 def test_a_finished_run_is_not_trained_again(workplace, monkeypatch):
     first = run(toy())
     before = records.records_path(toy()).read_bytes()
-    monkeypatch.setattr(run_module, "train", fail)
+    monkeypatch.setattr(run_module.classification, "train", fail)
     assert run(toy()) == first
     assert records.records_path(toy()).read_bytes() == before
     with pytest.raises(AssertionError, match="must not be reached"):
