@@ -215,7 +215,7 @@ def test_the_identity_changes_with_every_other_field(field):
     elif "Regulariser" in annotation:
         other = Regulariser(kind="ewc", strength=1.0)
     elif value is None:
-        other = 5 if "int" in annotation else "changed"
+        other = 5 if "int" in annotation else 5.0 if "float" in annotation else "changed"
     else:
         other = value + 1 if isinstance(value, int | float) else f"{value} changed"
     assert config.model_copy(update={field: other}).identity() != config.identity()
