@@ -1,5 +1,6 @@
 """What a run would take, said before it starts: no weights are needed, no image is decoded."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +11,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from asg import AsgError
 from asg.config import RunConfig
 from asg.controllers import make_controller
-from asg.data import data_root, read_domains, visda
+from asg.data import SEGMENTATION, data_root, read_domains, street, visda
 from asg.data.images import StepSampler, total_steps
-from asg.models import Student, build, layer_groups
-from asg.trainers.classification import make_objective
+from asg.dense_models import DenseStudent
+from asg.models import Student, layer_groups
+from asg.run import task_of
+from asg.trainers import classification, segmentation
 from asg.trainers.loop import evaluation_steps
 
-VISDA_RENDERS, VISDA_PHOTOS = 152_397, 55_388  # training and validation images; Peng et al. 2017 (VisDA)
+# Images to train on and to report on: Peng et al. 2017 (VisDA-17); Richter et al. 2016 (GTA5), Cordts et al. 2016.
+PUBLISHED = {"visda17": (152_397, 55_388, len(visda.CLASSES)), "gta5": (24_966, 500, len(street.CLASSES))}
+LISTS = {"visda17": "train/image_list.txt", "gta5": "images"}
 
 
 @dataclass(frozen=True)
@@ -40,16 +45,18 @@ class Plan:
 
 def count(config: RunConfig) -> tuple[tuple[int, int, int], int, str]:
     """(training images, held-out images, photos), classes, and where they come from; decodes nothing."""
-    root = Path(config.source or data_root() / "visda17")
-    if config.data == "visda17" and not (root / "train" / "image_list.txt").exists():
-        held_out = len(range(0, VISDA_RENDERS, visda.HELD_OUT))
-        return (VISDA_RENDERS - held_out, held_out, VISDA_PHOTOS), len(visda.CLASSES), "as published, not on disk"
+    if config.data in PUBLISHED:
+        root = Path(config.source or data_root() / config.data)
+        if not (root / LISTS[config.data]).exists():
+            renders, photos, classes = PUBLISHED[config.data]
+            held_out = len(range(0, renders, visda.HELD_OUT))
+            return (renders - held_out, held_out, photos), classes, "as published, not on disk"
     d = read_domains(config)
     sets = (len(d.source), len(d.validation), len(d.target) if d.target else 0)
     return sets, len(d.source.classes), "counted in the data"
 
 
-def measure(student: Student, config: RunConfig) -> tuple[int, int, int]:
+def measure(student: Student | DenseStudent, config: RunConfig) -> tuple[int, int, int]:
     """(bytes saved for the backward pass, FLOPs of the forward pass, of both) of one float32 batch.
 
     A saved storage counts once, however many tensors view it; parameters and buffers do not.
@@ -62,27 +69,39 @@ def measure(student: Student, config: RunConfig) -> tuple[int, int, int]:
         saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage()
         return tensor
 
-    x = torch.zeros(n, 3, config.size, config.size, dtype=torch.uint8, device=device)
-    labels = torch.zeros(n, dtype=torch.long, device=device)
-    teacher = torch.zeros(n, student.kept_head.out_features, device=device) if config.guidance else None
+    side, pieces = config.crop or config.size, (config.chunks or 1) ** 2
+    x = torch.zeros(n, 3, side, side, dtype=torch.uint8, device=device)
+    outputs = torch.zeros(n * pieces, imagenet_classes(student), device=device) if config.guidance else None
+    if isinstance(student, DenseStudent):
+        labels = torch.zeros(n, side, side, dtype=torch.long, device=device)
+        objective = segmentation.make_objective(config, student, outputs if outputs is None else lambda *_: outputs)
+    else:
+        labels = torch.zeros(n, dtype=torch.long, device=device)
+        objective = classification.make_objective(config, outputs)
     with FlopCounterMode(display=False) as counter, saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = make_objective(config, teacher)(student, torch.arange(n, device=device), x, labels)["total"]
+        loss = objective(student, torch.arange(n, device=device), x, labels)["total"]
         forward = counter.get_total_flops()
         loss.backward()
     return sum(s.nbytes() for key, s in saved.items() if key not in own), forward, counter.get_total_flops()
 
 
+def imagenet_classes(student: Student | DenseStudent) -> int:
+    """Outputs of the kept classifier."""
+    return [m for m in student.kept_head.modules() if isinstance(m, torch.nn.Linear)][-1].out_features
+
+
 def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
     """What ``config`` would take, at a sustained throughput of ``tflops`` 10^12 operations per second.
 
-    VisDA-17 has its published counts while it is not on disk. Raises :class:`AsgError` for missing
+    VisDA-17 and GTA5 have their published counts while they are not on disk. Raises :class:`AsgError` for missing
     data, fewer images than a batch, and a size that the backbone does not take.
     """
     if not tflops > 0:
         raise AsgError(f"--tflops {tflops:g}: a throughput is above 0.")
     (train, held_out, photos), classes, counted = count(config)
     steps = len(StepSampler(train, config.batch, config.seed, 0, total_steps(config, train)))
-    student = build(config.model_copy(update={"weights": "random"}), classes).to("meta")
+    task, dense = task_of(config), config.data in SEGMENTATION
+    student = task.build(config.model_copy(update={"weights": "random"}), classes).to("meta")
     controller = make_controller(config, layer_groups(student), train)  # a policy that does not fit is said here
     groups = {name: sum(p.numel() for p in group) for name, group in layer_groups(student).items()}
     try:
@@ -92,18 +111,22 @@ def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
     weights = sum(t.nbytes for t in (*student.parameters(), *student.buffers()))
     trained = 4 * sum(groups.values()) if steps else 0  # float32
     activations = activations // (1 if config.precision == "no" else 2) if steps else 0
-    evaluations, outputs = len(evaluation_steps(steps, config.evaluations)), 4 * student.kept_head.out_features
-    taught, seen = train if config.guidance else 0, held_out + photos
-    passes = seen + evaluations * (seen + photos)  # the teacher's, then each evaluation's: photos are mirrored too
-    kept, one, second = 0 if config.data == "toy" else train + seen, forward / config.batch, tflops * 1e12
+    evaluations, outputs = len(evaluation_steps(steps, config.evaluations)), 4 * imagenet_classes(student)
+    taught, seen = train if config.guidance and not config.crop else 0, held_out + photos
+    live = steps * config.batch if config.guidance and config.crop else 0  # images of a teacher that sees each crop
+    passes = seen + evaluations * (2 * seen if dense else seen + photos)  # the teacher's, then each evaluation's:
+    if config.data == "gta5":  # kept answers beside the task's, at full size; else photos are mirrored too
+        passes *= math.prod(segmentation.WINDOW) / config.crop**2
+    kept, one, second = 0 if dense or config.data == "toy" else train + seen, forward / config.batch, tflops * 1e12
     return Plan(
         config, (train, held_out, photos), classes, counted, groups, getattr(controller, "parts", []),
         steps, evaluations,
         {"weights": weights, "gradients": trained, "momentum": trained, "activations": activations},
-        {"teacher cache": taught * outputs, "evaluation cache": seen * outputs,
+        {"teacher cache": taught * outputs * (config.chunks or 1) ** 2, "evaluation cache": seen * outputs,
          "image cache": kept * config.size**2 * 3, "checkpoint": weights + trained},
         (one, float(both)), tflops,
-        {"training": steps * both / second, "teacher": taught * one / second, "evaluation": passes * one / second},
+        {"training": steps * both / second, "teacher": (taught + live) * one / second,
+         "evaluation": passes * one / second},
     )  # fmt: skip
 
 

@@ -6,16 +6,19 @@ from dataclasses import replace
 import numpy as np
 import torch
 from captum.attr import LayerAttribution, LayerGradCam
+from safetensors.torch import save_file
 from timm.data import ImageNetInfo
-from torch import Tensor
+from torch import Tensor, nn
 
 from asg import records
 from asg.config import RunConfig
-from asg.data import load_domains
+from asg.data import read_domains
 from asg.data.images import ImageSet, fingerprint_of, make_folder
+from asg.data.segmentation import SegmentationSet
+from asg.dense_models import DenseStudent
 from asg.metrics import forward_all
-from asg.models import Student, load_model, save_model
-from asg.trainers.classification import train
+from asg.models import Student, load_weights
+from asg.run import task_of
 
 
 def subset(images: ImageSet, indices: Sequence[int]) -> ImageSet:
@@ -31,20 +34,30 @@ def subset(images: ImageSet, indices: Sequence[int]) -> ImageSet:
     )
 
 
-def trained(config: RunConfig, device: str | None = None) -> Student:
+def trained(config: RunConfig, device: str | None = None) -> nn.Module:
     """The network that a run ends with: trained once, then read from ``models/`` beside the runs."""
     folder = records.runs_root() / "models" / f"{records.run_key(config)}-{config.seed}"
-    if not (folder / "model.json").exists():
-        with records.lock(make_folder(folder)):
-            _, student = train(config, folder, device)
-            save_model(student, config, load_domains(config).source.classes, folder)
-            (folder / "checkpoint.pt").unlink(missing_ok=True)
-    return load_model(folder)[0]
+    path, task = folder / "network.safetensors", task_of(config)
+    with records.lock(make_folder(folder)):
+        if not path.exists():
+            _, network = task.train(config, folder, device)
+            save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
+            (folder / "checkpoint.pt").unlink()
+    start = config.model_copy(update={"weights": "random"})
+    network = task.build(start, len(read_domains(config).source.classes))
+    load_weights(network, path)
+    return network
 
 
 def view(student: Student, images: ImageSet, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
     """Task logits ``(N, C)``, ImageNet logits ``(N, K)`` and features ``(N, D)`` of all images."""
     return forward_all(student.to(device), images, 64, torch.device(device))
+
+
+@torch.inference_mode()
+def label_maps(student: DenseStudent, images: SegmentationSet, chosen: Sequence[int]) -> list[np.ndarray]:
+    """The class ``(H, W)`` that a network gives every pixel of some whole images."""
+    return [student(images[i][1][None])[0].argmax(1)[0].numpy() for i in chosen]
 
 
 def answers(student: Student, images: ImageSet, head: str) -> list[int]:

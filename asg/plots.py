@@ -14,6 +14,7 @@ import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
@@ -258,8 +259,8 @@ def drift(table: pd.DataFrame) -> Figure:
 
 
 @from_records
-def class_bars(table: pd.DataFrame) -> Figure:
-    """Accuracy of each class (rows) under each arm (columns, at most four), in per cent."""
+def class_bars(table: pd.DataFrame, measure: str = "accuracy") -> Figure:
+    """Accuracy (or another ``measure``) of each class (rows) under each arm (columns, at most four), in per cent."""
     figure, axis = plt.subplots(figsize=(WIDTH, 0.32 * len(table) + 1.2))
     y = np.arange(len(table))
     for k, arm in enumerate(table):
@@ -267,7 +268,7 @@ def class_bars(table: pd.DataFrame) -> Figure:
     axis.hlines(y, 100 * table.min(axis=1), 100 * table.max(axis=1), color="0.7", zorder=0)
     axis.set_yticks(y, table.index)
     axis.invert_yaxis()
-    axis.set(xlabel="accuracy on photos, %", xlim=(-3, 103))
+    axis.set(xlabel=f"{measure} on photos, %", xlim=(-3, 103))
     one_legend(figure, [axis])
     return figure
 
@@ -400,4 +401,24 @@ def heat_maps(
             head = f"{name}\n" if i == 0 else ""
             axis.set_title(head + titles[i][j], fontsize=8, pad=2)
             axis.axis("off")
+    return figure
+
+
+def scenes(rows: Sequence[Sequence[np.ndarray]], columns: Sequence[str], classes: Sequence[str]) -> Figure:
+    """Each image (first column) and label maps of it, every class in one colour, with one legend.
+
+    ``rows``: uint8 ``(H, W, 3)``, then label maps ``(H, W)`` of indices of ``classes``; the first class is the ground.
+    """
+    colours = np.array([(0.93, 0.93, 0.93), *sns.color_palette("husl", len(classes) - 1)])
+    colours[2::2] *= 0.6  # neighbours on the wheel differ in lightness too
+    size = WIDTH / len(columns)
+    figure, axes = plt.subplots(len(rows), len(columns), figsize=(WIDTH, size * len(rows) + 1.3), squeeze=False)
+    for line, row in zip(axes, rows, strict=True):
+        for axis, picture, name in zip(line, row, columns, strict=True):
+            axis.imshow(picture if picture.ndim == 3 else colours[np.minimum(picture, len(classes) - 1)])
+            axis.axis("off")
+            if line is axes[0]:
+                axis.set_title(name)
+    patches = [Patch(color=c, label=name) for c, name in zip(colours, classes, strict=True)]
+    figure.legend(handles=patches, loc="outside lower center", ncols=4, fontsize=8, handlelength=1)
     return figure

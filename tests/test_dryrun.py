@@ -194,3 +194,21 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         toy(backbone="timm:test_vit_relpos")
     with pytest.raises(AsgError, match="does not exist"):
         toy(data="folder", source=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "trained"),
+    [("vgg16", 134_456_985), ("resnet50", 24_908_940), ("resnet101", 43_901_068)],  # counted in test_dense_models
+)
+def test_a_segmentation_run_at_the_papers_scale(backbone: str, trained: int) -> None:
+    """Crops have a live teacher, Cityscapes is answered at full size, GTA5 is counted as published."""
+    config = get("segmentation").config("paper", "patches", 0, {"backbone": f"torchvision:{backbone}"})
+    plan = dry_run(config)
+    held_out = len(range(0, 24_966, 100))
+    assert plan.images == (24_966 - held_out, held_out, 500) and plan.steps == 100_000
+    assert sum(plan.groups.values()) == trained and list(plan.groups)[-1] == "head"
+    one, _ = plan.flops
+    assert plan.seconds["teacher"] == pytest.approx(100_000 * 6 * one / 15e12)
+    assert plan.seconds["evaluation"] == pytest.approx((held_out + 500) * (1 + 2 * 11) * 8 * one / 15e12)
+    assert plan.disk["teacher cache"] == plan.disk["image cache"] == 0
+    assert "19 classes (as published, not on disk)" in report(plan)

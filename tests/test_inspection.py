@@ -8,10 +8,11 @@ import torch
 
 from asg import inspection
 from asg.config import make_config
-from asg.data import load_domains
-from asg.experiments import PROFILES
+from asg.data import load_domains, read_domains
+from asg.experiments import PROFILES, get
 from asg.models import build
 from asg.run import run
+from asg.trainers import classification
 
 
 def test_a_subset_keeps_order_labels_and_names(workplace):
@@ -26,18 +27,26 @@ def test_a_subset_keeps_order_labels_and_names(workplace):
 def test_a_model_is_trained_once_and_answers_as_its_record_says(workplace, monkeypatch):
     config = make_config(PROFILES["toy"], {"guidance": 0.1})
     first = inspection.trained(config)
-    monkeypatch.setattr(inspection, "train", None)
-    again = inspection.trained(config)
+    with monkeypatch.context() as patch:
+        patch.setattr(classification, "train", None)
+        again = inspection.trained(config)
     photos = load_domains(config).target
     for a, b in zip(inspection.view(first, photos), inspection.view(again, photos), strict=True):
         assert torch.equal(a, b)
-    task, _, _ = inspection.view(again, photos)
-    plain = (task.sigmoid() + inspection.view(again, mirrored(photos))[0].sigmoid()) / 2
-    assert plain.argmax(1).tolist() == run(config)["final"]["predicted"]
+    both = (inspection.view(again, images)[0].sigmoid() for images in (photos, mirrored(photos)))
+    assert (sum(both) / 2).argmax(1).tolist() == run(config)["final"]["predicted"]
 
 
 def mirrored(images):
     return inspection.replace(images, decode=lambda i: images.decode(i)[:, ::-1].copy())
+
+
+def test_label_maps_are_the_segmentation_networks_answers(workplace):
+    config = get("segmentation").config("toy", "whole map", 0)
+    photos = read_domains(config).target
+    maps = inspection.label_maps(inspection.trained(config), photos, range(len(photos)))
+    right = np.mean([m == photos.decode(i)[1] for i, m in enumerate(maps)])
+    assert right == pytest.approx(run(config)["final"]["pixels"], abs=1e-6)
 
 
 @pytest.mark.parametrize("head", ["task_head", "kept_head"])
