@@ -288,6 +288,13 @@ def cards(made: Mapping[str, dict]) -> Styler:
     return styled(pd.DataFrame(rows).T)
 
 
+def published(experiments: Sequence[str]) -> Styler:
+    """Published values of experiments that have no records yet, one column an experiment; the source is said below."""
+    found = {name: {arm: f"{p.value:g}" for arm, p in get(name).published.items()} for name in experiments}
+    sources = sorted({p.source for name in experiments for p in get(name).published.values()})
+    return styled(pd.DataFrame(found)).set_caption("; ".join(sources))
+
+
 def status() -> Styler:
     """Versions and platform that this page was executed with."""
     here = records.provenance()

@@ -148,7 +148,7 @@ class FCNHead(nn.Module):
 
 
 class ASPPHead(nn.Module):
-    """DeepLab-v2's head: 3 × 3 convolutions of four dilations from one map to the classes, summed (Chen et al. 2018).
+    """DeepLab-v2's head: 3 × 3 convolutions of four dilations from one map to the classes, summed (departure 25).
 
     Weights start from N(0, 0.01²), biases at zero. Enlarged with corners aligned: a cell of a ResNet's
     map is centred on pixel 8i, not in the middle of pixels 8i … 8i + 7.
@@ -195,7 +195,7 @@ def build_dense(
 
 
 def _fcn8s(network: VGG, normalisation: tuple, classes: int) -> DenseStudent:
-    """Pools round up and fc6 pads by 3: the maps cover an image of any size, and no frame is put around it."""
+    """Pools round up and fc6 pads by 3: the maps cover an image of any size, and no frame is put around it (departure 24)."""
     backbone, layers, widths = nn.Sequential(), [], []
     for layer in network.features:
         layers.append(layer)

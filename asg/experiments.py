@@ -387,6 +387,19 @@ EXPERIMENTS = {
             )
         ),
         Experiment(
+            "segmentation_trials",
+            "Which base rate, and how much guidance, before held-out scenes suffer?",
+            {f"rate, {rate:g}": {**SMALL, "lr": rate} for rate in (0.02, 0.01, 0.005)}
+            | {
+                f"{form}, {weight:g}": {**SMALL, **pieces, "guidance": weight}
+                for form, pieces in (("whole map", {}), ("patches", {"chunks": 2}))
+                for weight in (0.03, 0.1, 0.3)
+            },
+            seeds=(0,),
+            metric="miou",
+            common=SCENES,
+        ),
+        Experiment(
             "segmentation",
             "Does guidance by a whole-image classifier help answers at every pixel?",
             {

@@ -3,7 +3,7 @@
 Two to four objects of :mod:`asg.data.mini` stand on one ground, later ones in front of earlier ones; their
 alpha masks give the labels: a pixel belongs to the object whose alpha is above one half there. Emoji
 stand on plain or softly coloured ground, at random scale, angle and mirror; photographs, upright, on
-photographed scenes. Not a benchmark of the paper.
+photographed scenes. Departure 23: not a benchmark of the paper.
 """
 
 from __future__ import annotations

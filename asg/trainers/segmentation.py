@@ -92,15 +92,15 @@ def make_evaluation(
     """A function of the student: mIoU, pixel accuracy and forgetting on held-out scenes and on real ones.
 
     Images are answered whole, at full size (in windows where they are larger than ``WINDOW``), and each
-    set has one confusion matrix. ``miou`` and ``per_class`` (IoU) are the target's, ``validation`` and
-    ``validation_loss`` those of held-out synthetic scenes, ``kl`` the divergence from the ImageNet
+    set has one confusion matrix (departure 26). ``miou`` and ``per_class`` (IoU) are the target's, ``validation`` and
+    ``validation_loss`` (with its standard error over the images) those of held-out synthetic scenes, ``kl`` the divergence from the ImageNet
     network there, ``agreement`` the share of target images with the same top ImageNet class.
     """
     held = kept_answers(student, domains.validation, 1, device)[:, 0]  # (N, K)
     real = kept_answers(student, domains.target, 1, device)[:, 0].argmax(1)  # (M,)
     start = {k: [p.detach().clone() for p in v] for k, v in layer_groups(student).items() if k != "head"}
 
-    def look(now: DenseStudent, images: SegmentationSet) -> tuple[Tensor, float]:
+    def look(now: DenseStudent, images: SegmentationSet) -> tuple[Tensor, Tensor]:
         classes, losses = len(images.classes), []
         total = torch.zeros(classes, classes, dtype=torch.long)
         for i in range(len(images)):
@@ -108,15 +108,16 @@ def make_evaluation(
             logits = predict(now, image, WINDOW, OVERLAP)[None].float()  # (1, C, H, W)
             losses.append(float(segmentation_loss(logits, labels[None].to(device))))
             total += confusion_matrix(logits.argmax(1)[0].cpu(), labels, classes)
-        return total, sum(losses) / len(losses)
+        return total, torch.tensor(losses)
 
     def evaluate(now: DenseStudent) -> dict:
-        synthetic, loss = look(now, domains.validation)
+        synthetic, losses = look(now, domains.validation)
         photographed, _ = look(now, domains.target)
         iou = iou_per_class(photographed)
         return {
             "validation": mean_iou(synthetic),
-            "validation_loss": loss,
+            "validation_loss": float(losses.mean()),
+            "validation_loss_error": float(losses.std() / len(losses) ** 0.5),
             "kl": float(proxy_guidance(imagenet_answers(now, domains.validation, 1, device)[:, 0], held)),
             "drift": drift(now, start),
             "miou": mean_iou(photographed),
