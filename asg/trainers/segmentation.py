@@ -92,9 +92,10 @@ def make_evaluation(
     """A function of the student: mIoU, pixel accuracy and forgetting on held-out scenes and on real ones.
 
     Images are answered whole, at full size (in windows where they are larger than ``WINDOW``), and each
-    set has one confusion matrix (departure 26). ``miou`` and ``per_class`` (IoU) are the target's, ``validation`` and
-    ``validation_loss`` (with its standard error over the images) those of held-out synthetic scenes, ``kl`` the divergence from the ImageNet
-    network there, ``agreement`` the share of target images with the same top ImageNet class.
+    set has one confusion matrix (departure 26). ``miou`` and ``per_class`` (IoU) are the target's,
+    ``validation`` and ``validation_loss`` (with its standard error over the images) those of held-out
+    synthetic scenes, ``kl`` the divergence from the ImageNet network there, ``agreement`` the share of
+    target images with the same top ImageNet class.
     """
     held = kept_answers(student, domains.validation, 1, device)[:, 0]  # (N, K)
     real = kept_answers(student, domains.target, 1, device)[:, 0].argmax(1)  # (M,)
