@@ -195,7 +195,7 @@ def build_dense(
 
 
 def _fcn8s(network: VGG, normalisation: tuple, classes: int) -> DenseStudent:
-    """Pools round up and fc6 pads by 3: the maps cover an image of any size without a frame around it (departure 24)."""
+    """Pools round up, fc6 pads by 3: the maps cover an image of any size without a frame around it (departure 24)."""
     backbone, layers, widths = nn.Sequential(), [], []
     for layer in network.features:
         layers.append(layer)
