@@ -150,9 +150,10 @@ CHOSEN = {"weights": "10000", "features": "0.01", "ewc": "100", "si": "100", "ea
 # Synthetic data of other quality and diversity than {} has: axis → point → rendering.
 DATA: dict[str, dict[str, dict]] = {
     "designs": {
-        "1": {"designs": 1, "per_design": 166}, "4": {"designs": 4, "per_design": 42}, "all": {},
+        "1": {"designs": 1, "per_design": 166}, "2": {"designs": 2, "per_design": 83},
+        "4": {"designs": 4, "per_design": 42}, "all": {},
     },
-    "renders": {"1": {"per_design": 1}, "3": {"per_design": 3}, "12": {}},
+    "renders": {"1": {"per_design": 1}, "3": {"per_design": 3}, "6": {"per_design": 6}, "12": {}},
     "drawing": {
         "silhouette": {"style": "silhouette"}, "flat": {"style": "flat"}, "modern": {"style": "modern"},
         "3-D, 8 pixels": {"detail": 8}, "3-D": {},
