@@ -108,6 +108,8 @@ def reproduce(
     todo = sorted((w for w in wanted.values() if records.find(w[2]) is None), key=lambda w: w[2].seed)
     kept = len(wanted) - len(todo)
     print(f"{kept} of {len(wanted)} runs have a current record; {len(todo)} to train, {jobs} at once")
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):  # else glibc gives memory back at every step
+        os.environ.setdefault(name, str(2**32))
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=work_for_parent)
     try:
         runs = [pool.submit(train_missing, *one) for one in todo]

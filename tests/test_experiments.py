@@ -5,8 +5,9 @@ import math
 
 import pytest
 
-from asg import AsgError
-from asg.experiments import EXPERIMENTS, PROFILES, Experiment, get
+from asg import AsgError, records
+from asg.analysis import strongest
+from asg.experiments import CHOSEN, EXPERIMENTS, PROFILES, STRENGTHS, Experiment, get
 from asg.run import task_of
 from asg.trainers.classification import train
 
@@ -115,6 +116,15 @@ def test_the_guidance_arms_differ_in_nothing_but_backbone_rate_and_guidance():
     }
     rest = {c.model_copy(update={"backbone_factor": 0.0, "guidance": 0.0}).to_json() for c in configs.values()}
     assert len(rest) == 1
+
+
+@pytest.mark.parametrize("kind", CHOSEN)
+def test_a_rivals_strength_is_what_the_rule_chooses_from_the_committed_records(kind: str):
+    trial = get("strength")
+    found = [
+        records.find(trial.config("mini", f"{kind}, {name}", seed)) for name in STRENGTHS[kind] for seed in trial.seeds
+    ]
+    assert list(STRENGTHS[kind])[strongest([[record] for record in found])] == CHOSEN[kind]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
