@@ -6,7 +6,7 @@ import math
 import pytest
 
 from asg import AsgError, records
-from asg.analysis import strongest
+from asg.analysis import best_kept
 from asg.experiments import CHOSEN, EXPERIMENTS, PROFILES, STRENGTHS, Experiment, get
 from asg.trainers.classification import train
 
@@ -122,7 +122,7 @@ def test_a_rivals_strength_is_what_the_rule_chooses_from_the_committed_records(k
     found = [
         records.find(trial.config("mini", f"{kind}, {name}", seed)) for name in STRENGTHS[kind] for seed in trial.seeds
     ]
-    assert list(STRENGTHS[kind])[strongest([[record] for record in found])] == CHOSEN[kind]
+    assert list(STRENGTHS[kind])[best_kept([[record] for record in found])] == CHOSEN[kind]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
