@@ -263,7 +263,7 @@ def choices(bound: Bound, kinds: Sequence[str]) -> Styler:
     rows = {}
     for kind in kinds:
         tried = {arm: found for arm, found in bound.arms.items() if arm.startswith(f"{kind}, ") and found}
-        chosen = analysis.strongest(list(tried.values())) if tried else None
+        chosen = analysis.best_kept(list(tried.values())) if tried else None
         for k, (arm, found) in enumerate(tried.items()):
             final = pd.DataFrame([record["final"] for record in found])
             loss, error = final["validation_loss"].mean(), final["validation_loss_error"].mean()

@@ -68,6 +68,24 @@ class Regulariser(BaseModel):
     strength: float = Field(gt=0, description="Weight of the penalty in the loss.")
 
 
+class Adaptation(BaseModel):
+    """Self-training on unlabelled target images, after the training that the other settings describe (departure 28)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    mrkld: float = Field(0.0, ge=0, description="Weight of the model regulariser; 0: none.")
+    lrent: float = Field(0.0, ge=0, lt=1, description="Entropy weight of soft pseudo-labels; 0: hard ones.")
+    rounds: int = Field(3, ge=1, description="Times that the target is labelled anew.")
+    portion: float = Field(0.2, ge=0, le=1, description="Share of each predicted class that is labelled first,")
+    growth: float = Field(0.1, ge=0, le=1, description="and by how much more in each further round.")
+    steps: int = Field(62, ge=1, description="Steps of a round.")
+    lr: float = Field(1e-3, gt=0, description="Peak rate of the task head in a round.")
+    backbone_factor: float = Field(0.1, ge=0, description="Rate of every backbone group, as a share of it.")
+    warmup: int = Field(6, ge=1, description="Steps of warm-up in a round.")
+    half: bool = Field(False, description="Adapt to every second target image, and report on the others.")
+    images: str | None = Field(None, description="Folder of unlabelled images (data = folder).")
+
+
 class RunConfig(BaseModel):
     """Settings of one training run (JSON round trip: ``RunConfig(**json.loads(c.to_json())) == c``).
 
@@ -103,6 +121,7 @@ class RunConfig(BaseModel):
     crop: int | None = Field(None, ge=32, description="Side of random crops in segmentation; None: whole images.")
     warmup: int = Field(100, ge=1, description="Steps of quadratic warm-up.")
     control: Control | None = Field(None, strict=False, description="A policy in place of the hand-tuned schedule.")
+    adapt: Adaptation | None = Field(None, strict=False, description="Self-training after this training.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
     weight_decay: float = Field(5e-4, ge=0, description="Weight decay of SGD.")
     sgd: Literal["reference", "torch"] = Field(

@@ -15,9 +15,9 @@ from asg.data import SEGMENTATION, data_root, read_domains, street, visda
 from asg.data.images import StepSampler, total_steps
 from asg.dense_models import DenseStudent
 from asg.models import Student, layer_groups
-from asg.run import task_of
 from asg.trainers import classification, segmentation
 from asg.trainers.loop import evaluation_steps
+from asg.trainers.self_training import base_of
 
 # Images to train on and to report on: Peng et al. 2017 (VisDA-17); Richter et al. 2016 (GTA5), Cordts et al. 2016.
 PUBLISHED = {"visda17": (152_397, 55_388, len(visda.CLASSES)), "gta5": (24_966, 500, len(street.CLASSES))}
@@ -100,7 +100,7 @@ def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
         raise AsgError(f"--tflops {tflops:g}: a throughput is above 0.")
     (train, held_out, photos), classes, counted = count(config)
     steps = len(StepSampler(train, config.batch, config.seed, 0, total_steps(config, train)))
-    task, dense = task_of(config), config.data in SEGMENTATION
+    task, dense = base_of(config), config.data in SEGMENTATION
     student = task.build(config.model_copy(update={"weights": "random"}), classes).to("meta")
     controller = make_controller(config, layer_groups(student), train)  # a policy that does not fit is said here
     groups = {name: sum(p.numel() for p in group) for name, group in layer_groups(student).items()}

@@ -1,52 +1,18 @@
 """A look inside trained networks: what they answer, how they see images, where they look."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 from captum.attr import LayerAttribution, LayerGradCam
-from safetensors.torch import save_file
 from timm.data import ImageNetInfo
-from torch import Tensor, nn
+from torch import Tensor
 
-from asg import records
-from asg.config import RunConfig
-from asg.data import read_domains
-from asg.data.images import ImageSet, fingerprint_of, make_folder
+from asg.data.images import ImageSet
 from asg.data.segmentation import SegmentationSet
 from asg.dense_models import DenseStudent
 from asg.metrics import forward_all
-from asg.models import Student, load_weights
-from asg.run import task_of
-
-
-def subset(images: ImageSet, indices: Sequence[int]) -> ImageSet:
-    """The images ``indices`` of a set, in that order."""
-    chosen = list(indices)
-    return replace(
-        images,
-        decode=lambda i: images.decode(chosen[i]),
-        labels=images.labels[chosen],
-        names=tuple(images.names[i] for i in chosen),
-        imagenet=None if images.imagenet is None else images.imagenet[chosen],
-        fingerprint=fingerprint_of(images.fingerprint, chosen),
-    )
-
-
-def trained(config: RunConfig, device: str | None = None) -> nn.Module:
-    """The network that a run ends with: trained once, then read from ``models/`` beside the runs."""
-    folder = records.runs_root() / "models" / f"{records.run_key(config)}-{config.seed}"
-    path, task = folder / "network.safetensors", task_of(config)
-    with records.lock(make_folder(folder)):
-        if not path.exists():
-            _, network = task.train(config, folder, device)
-            save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
-            (folder / "checkpoint.pt").unlink()
-    start = config.model_copy(update={"weights": "random"})
-    network = task.build(start, len(read_domains(config).source.classes))
-    load_weights(network, path)
-    return network
+from asg.models import Student
 
 
 def view(student: Student, images: ImageSet, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:

@@ -52,6 +52,7 @@ CONTROLLERS = {  # what a controller adds to the recipe; the hand-tuned one is a
 DENSE = (
     "data/segmentation.py", "dense_models.py", "dense_losses.py", "dense_metrics.py", "trainers/segmentation.py",
 )  # fmt: skip
+ADAPTATION = ("pseudo_labels.py", "trainers/self_training.py")  # what self-training adds
 READERS = {  # what a benchmark adds
     "toy": ("data/toy.py", "data/segmentation.py"),
     "mini": ("data/mini.py",),
@@ -92,14 +93,16 @@ def _bare(node: object) -> str:
 
 
 @cache
-def recipe_hash(data: str, controller: str | None = None, package: Path = Path(__file__).parent) -> str:
+def recipe_hash(
+    data: str, controller: str | None = None, adapts: bool = False, package: Path = Path(__file__).parent
+) -> str:
     """Hash (12 hex digits) of the code on the training path of benchmark ``data`` under a controller.
 
     Comments, docstrings and layout do not count, nor do other benchmarks and controllers. Taken
     once a process: code that is edited while a run goes on did not make that run.
     """
     digest = hashlib.sha256()
-    for part in (*RECIPE, *READERS[data], *CONTROLLERS.get(controller, ())):
+    for part in (*RECIPE, *READERS[data], *CONTROLLERS.get(controller, ()), *(ADAPTATION if adapts else ())):
         digest.update(_bare(ast.parse((package / part).read_text())).encode())
     return digest.hexdigest()[:12]
 
@@ -121,7 +124,7 @@ def files_hash(config: RunConfig) -> str:
 
 def recipe_of(config: RunConfig) -> str:
     """:func:`recipe_hash` of what ``config`` trains with."""
-    return recipe_hash(config.data, config.control.kind if config.control else None)
+    return recipe_hash(config.data, config.control.kind if config.control else None, bool(config.adapt))
 
 
 def index_hash(config: RunConfig) -> str:
@@ -212,10 +215,10 @@ def run_folder(config: RunConfig, fresh: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this process; another one is told at once."""
+def lock(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Hold ``folder`` for this process; another one is told at once, or waits."""
     try:
-        with FileLock(str(folder / "lock"), timeout=0):
+        with FileLock(str(folder / "lock"), timeout=-1 if wait else 0):
             yield
     except Timeout:
         raise AsgError(f"Another process is training the run in {folder}: wait for it, or stop it.") from None

@@ -2,18 +2,32 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from types import ModuleType
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import nn
 
 from asg import records
 from asg.config import RunConfig
-from asg.data import SEGMENTATION
+from asg.data import read_domains
 from asg.data.images import make_folder
-from asg.trainers import classification, segmentation
+from asg.models import load_weights
+from asg.trainers import self_training
 
 
-def task_of(config: RunConfig) -> ModuleType:
-    """The trainer of the benchmark that ``config`` names."""
-    return segmentation if config.data in SEGMENTATION else classification
+def trained(config: RunConfig, device: str | None = None) -> nn.Module:
+    """The network that a run ends with: trained once, then read from ``models/`` beside the runs."""
+    folder = records.runs_root() / "models" / f"{records.run_key(config)}-{config.seed}"
+    path, task = folder / "network.safetensors", self_training.base_of(config)
+    with records.lock(make_folder(folder), wait=True):
+        if not path.exists():
+            _, network = task.train(config, folder, device)
+            save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
+            (folder / "checkpoint.pt").unlink()
+    start = config.model_copy(update={"weights": "random"})
+    network = task.build(start, len(read_domains(config).source.classes))
+    load_weights(network, path)
+    return network
 
 
 def run(
@@ -39,10 +53,13 @@ def run(
     with records.run_folder(config, fresh) as folder:
         if not fresh and (kept := records.find(config)):  # another process finished it in between
             return kept
-        checkpoint = folder / "checkpoint.pt"
         if fresh:
-            checkpoint.unlink(missing_ok=True)
-        result, _ = task_of(config).train(config, folder, device, on_evaluation)
+            forget(folder)
+        if config.adapt:
+            start = trained(config.model_copy(update={"adapt": None}), device)
+            result, _ = self_training.train(config, folder, start, device, on_evaluation)
+        else:
+            result, _ = self_training.base_of(config).train(config, folder, device, on_evaluation)
         record = {
             "format": records.FORMAT,
             **made_of,
@@ -54,5 +71,11 @@ def run(
         }
         if not fresh:
             records.append(config, record)
-        checkpoint.unlink(missing_ok=True)
+        forget(folder)
     return record
+
+
+def forget(folder: Path) -> None:
+    """Remove the checkpoints of a run and of its rounds."""
+    for checkpoint in (*folder.glob("checkpoint.pt"), *folder.glob("round-*/*.pt")):
+        checkpoint.unlink()

@@ -6,10 +6,10 @@ import math
 import pytest
 
 from asg import AsgError, records
-from asg.analysis import strongest
+from asg.analysis import best_kept
 from asg.experiments import CHOSEN, EXPERIMENTS, PROFILES, STRENGTHS, Experiment, get
-from asg.run import task_of
 from asg.trainers.classification import train
+from asg.trainers.self_training import base_of
 
 ARMS = [(e.id, arm) for e in EXPERIMENTS.values() for arm in e.arms]
 # Read in Chen et al. 2021 (CSG), table 1: the only numbers that may be printed for VisDA-17.
@@ -34,7 +34,7 @@ def test_every_arm_takes_two_steps_on_the_toy_data(name: str, arm: str, tmp_path
     overrides = two_steps(experiment, arm)
     config = experiment.config("toy", arm, experiment.seeds[0], overrides)
     seen = []
-    result, student = task_of(config).train(config, tmp_path, device="cpu", on_evaluation=seen.append)
+    result, student = base_of(config).train(config, tmp_path, device="cpu", on_evaluation=seen.append)
     steps = [0, 2] if overrides else [0]
     assert [e["step"] for e in result["evaluations"]] == steps
     assert result["evaluations"] == seen
@@ -124,7 +124,7 @@ def test_a_rivals_strength_is_what_the_rule_chooses_from_the_committed_records(k
     found = [
         records.find(trial.config("mini", f"{kind}, {name}", seed)) for name in STRENGTHS[kind] for seed in trial.seeds
     ]
-    assert list(STRENGTHS[kind])[strongest([[record] for record in found])] == CHOSEN[kind]
+    assert list(STRENGTHS[kind])[best_kept([[record] for record in found])] == CHOSEN[kind]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -8,16 +8,16 @@ import torch
 
 from asg import inspection
 from asg.config import make_config
-from asg.data import load_domains, read_domains
+from asg.data import load_domains, read_domains, subset
 from asg.experiments import PROFILES, get
 from asg.models import build
-from asg.run import run
+from asg.run import run, trained
 from asg.trainers import classification
 
 
 def test_a_subset_keeps_order_labels_and_names(workplace):
     images = load_domains(make_config(PROFILES["toy"])).target
-    some = inspection.subset(images, [5, 0, 7])
+    some = subset(images, [5, 0, 7])
     assert some.names == tuple(images.names[i] for i in (5, 0, 7))
     assert some.labels.tolist() == [int(images.labels[i]) for i in (5, 0, 7)]
     assert all(np.array_equal(some.decode(k), images.decode(i)) for k, i in enumerate((5, 0, 7)))
@@ -26,10 +26,10 @@ def test_a_subset_keeps_order_labels_and_names(workplace):
 
 def test_a_model_is_trained_once_and_answers_as_its_record_says(workplace, monkeypatch):
     config = make_config(PROFILES["toy"], {"guidance": 0.1})
-    first = inspection.trained(config)
+    first = trained(config)
     with monkeypatch.context() as patch:
         patch.setattr(classification, "train", None)
-        again = inspection.trained(config)
+        again = trained(config)
     photos = load_domains(config).target
     for a, b in zip(inspection.view(first, photos), inspection.view(again, photos), strict=True):
         assert torch.equal(a, b)
@@ -44,7 +44,7 @@ def mirrored(images):
 def test_label_maps_are_the_segmentation_networks_answers(workplace):
     config = get("segmentation").config("toy", "whole map", 0)
     photos = read_domains(config).target
-    maps = inspection.label_maps(inspection.trained(config), photos, range(len(photos)))
+    maps = inspection.label_maps(trained(config), photos, range(len(photos)))
     right = np.mean([m == photos.decode(i)[1] for i, m in enumerate(maps)])
     assert right == pytest.approx(run(config)["final"]["pixels"], abs=1e-6)
 
@@ -53,7 +53,7 @@ def test_label_maps_are_the_segmentation_networks_answers(workplace):
 def test_grad_cam_is_the_positive_part_of_the_weighted_activations(workplace, head: str):
     config = make_config(PROFILES["toy"])
     student = build(config, 3)
-    images = inspection.subset(load_domains(config).target, [0, 1])
+    images = subset(load_domains(config).target, [0, 1])
     layer = "blocks.2"
     maps = inspection.grad_cam(student, images, layer, head, [1, 2])
     kept = []

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from asg.config import RunConfig
 from asg.data import digits, folder, mini, scenes, street, toy, visda
-from asg.data.images import Domains, materialise
-from asg.data.segmentation import SegmentationDomains
+from asg.data.images import Domains, ImageSet, fingerprint_of, materialise
+from asg.data.segmentation import SegmentationDomains, SegmentationSet
 
+Images = TypeVar("Images", ImageSet, SegmentationSet)
 SEGMENTATION = ("toy-scenes", "scenes", "gta5")  # benchmarks with a label for every pixel
 
 
@@ -25,7 +28,35 @@ def cache_root() -> Path:
 
 
 def read_domains(config: RunConfig) -> Domains | SegmentationDomains:
-    """The benchmark that ``config.data`` names; no image is decoded before it is asked for."""
+    """The benchmark that ``config.data`` names; no image is decoded before it is asked for.
+
+    Where a run adapts to one half of the target, the target to report on is the other half.
+    """
+    domains = _read(config)
+    if config.adapt and config.adapt.half:
+        domains = replace(domains, target=subset(domains.target, range(1, len(domains.target), 2)))
+    return domains
+
+
+def unlabelled(config: RunConfig) -> ImageSet | SegmentationSet:
+    """The target images that a run adapts to: all of them, one half, or a folder."""
+    if config.data == "folder":
+        return folder.unlabelled(Path(config.adapt.images), config.size)
+    target = _read(config).target
+    return subset(target, range(0, len(target), 2)) if config.adapt.half else target
+
+
+def subset(images: Images, indices: Sequence[int]) -> Images:
+    """The images ``indices`` of a set, in that order."""
+    chosen = list(indices)
+    parts = {"names": tuple(images.names[i] for i in chosen), "decode": lambda i: images.decode(chosen[i])}
+    parts |= {
+        name: value[chosen] for name in ("labels", "imagenet") if (value := getattr(images, name, None)) is not None
+    }
+    return replace(images, **parts, fingerprint=fingerprint_of(images.fingerprint, chosen))
+
+
+def _read(config: RunConfig) -> Domains | SegmentationDomains:
     if config.data == "toy":
         return toy.load(config.size)
     if config.data == "mini":

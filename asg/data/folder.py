@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageOps
 
 from asg import AsgError
-from asg.data.images import Domains, ImageSet, fingerprint_of, read_image, square
+from asg.data.images import UNLABELLED, Domains, ImageSet, fingerprint_of, read_image, square
 
 HELD_OUT = 10  # every tenth source image is held out for validation (departure 4)
 
@@ -82,6 +82,17 @@ def load(source: Path, target: Path | None, size: int) -> Domains:
         pairs = [(path, classes.index(name)) for name, paths in real.items() for path in paths]
         photos = image_set([p for p, _ in pairs], [y for _, y in pairs], classes, size)
     return Domains(image_set(train, train_y, classes, size), image_set(held, held_y, classes, size), photos)
+
+
+def unlabelled(folder: Path, size: int) -> ImageSet:
+    """Every image of a folder and its sub-folders, of no class (labels: UNLABELLED)."""
+    if not folder.is_dir():
+        raise AsgError(f"The folder {folder} of unlabelled images does not exist.")
+    extensions = Image.registered_extensions()
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in extensions and not p.name.startswith("."))
+    if not files:
+        raise AsgError(f"The folder {folder} holds no image: put unlabelled images into it.")
+    return image_set(files, [UNLABELLED] * len(files), (), size)
 
 
 def export(images: ImageSet, to: Path, classes: tuple[str, ...], per_class: int) -> Path:

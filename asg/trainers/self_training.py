@@ -1,0 +1,211 @@
+"""Self-training: rounds of pseudo-labels on unlabelled target images, each learned together with the labelled source.
+
+CBST and CRST on the shared loop, for any task. A round is a training of its own, from the network of the round
+before to the one of the next; a stopped run goes on inside its round (departure 28).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, Dataset
+
+from asg import AsgError
+from asg.config import RunConfig
+from asg.data import SEGMENTATION, unlabelled
+from asg.data.images import UNLABELLED, StepSampler, make_folder
+from asg.data.segmentation import IGNORE, Augmentation
+from asg.dense_losses import segmentation_loss
+from asg.pseudo_labels import (
+    ConfidenceHistograms,
+    hard_labels,
+    mrkld,
+    selection_matrix,
+    self_training_loss,
+    soft_labels,
+)  # fmt: skip
+from asg.trainers import classification, segmentation
+from asg.trainers.task import Task, conduct
+
+
+def base_of(config: RunConfig) -> ModuleType:
+    """The trainer whose network is adapted."""
+    return segmentation if config.data in SEGMENTATION else classification
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """The network of the round before, frozen, and the thresholds ``(C,)`` that it set itself on the whole target."""
+
+    network: nn.Module
+    thresholds: Tensor
+    alpha: float  # of LRENT; 0: hard labels
+
+    @torch.no_grad()
+    def probabilities(self, x: Tensor) -> Tensor:
+        """``(N, C, …)`` of uint8 images ``(N, 3, H, W)``."""
+        return self.network(x)[0].float().softmax(1)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Pseudo-labels of images: hard ``(N, …)`` or soft ``(N, C, …)``, as CRST's equations have it."""
+        p = self.probabilities(x)
+        return soft_labels(p, self.thresholds, self.alpha) if self.alpha else hard_labels(p, self.thresholds)
+
+
+@dataclass(frozen=True)
+class Union(Dataset):
+    """The source, then the ``chosen`` images of the target, whose labels are hidden (IGNORE)."""
+
+    source: Dataset
+    target: Dataset
+    chosen: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.source) + len(self.chosen)
+
+    def __getitem__(self, at: int | tuple[int, int]) -> tuple[int, Tensor, Tensor]:
+        index, *draw = at if isinstance(at, tuple) else (at,)
+        if index < len(self.source):
+            return self.source[at]
+        there = self.chosen[index - len(self.source)]
+        _, image, labels = self.target[(there, *draw) if draw else there]
+        return index, image, torch.full_like(labels, IGNORE)
+
+
+class Halves(BatchSampler):
+    """Batches that are half source, half target (fewer where fewer are chosen), in turn; resumes like StepSampler."""
+
+    drop_last = False
+
+    def __init__(
+        self, kind: type[StepSampler], source: int, images: int, batch: int, seed: int, start: int, stop: int
+    ) -> None:
+        share = min(batch // 2, images - source)
+        self.batch_size, self.source = batch, source
+        self.parts = kind(source, batch - share, seed, start, stop), kind(images - source, share, seed, start, stop)
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def __iter__(self) -> Iterator[list]:
+        for ours, theirs in zip(*self.parts, strict=True):
+            moved = [(at[0] + self.source, at[1]) if isinstance(at, tuple) else at + self.source for at in theirs]
+            mixed = [one for pair in zip(ours, moved, strict=False) for one in pair]  # so that devices share both
+            yield mixed + ours[len(moved) :]
+
+
+@torch.no_grad()
+def survey(network: nn.Module, target: Dataset, classes: int, portion: float, device: torch.device) -> Tensor:
+    """Class-balanced thresholds ``(C,)`` of a network over all pixels of a target set, in bounded memory."""
+    seen = ConfidenceHistograms(classes)
+    for i in range(len(target)):
+        seen.add(*network(target[i][1][None].to(device))[0].float().softmax(1).max(1))
+    return seen.thresholds(portion).float().to(device)
+
+
+def label(labeller: Labeller, target: Dataset, classes: int, device: torch.device) -> tuple[tuple[int, ...], dict]:
+    """The images that get a pseudo-label somewhere, and what the labels are worth.
+
+    ``selection`` is the :func:`~asg.pseudo_labels.selection_matrix` over the set, ``sure`` the mean confidence of
+    what is selected. The truth enters these numbers alone.
+    """
+    chosen, matrix, sure, count = [], torch.zeros(classes, classes + 1, dtype=torch.long), 0.0, 0
+    for i in range(len(target)):
+        _, image, truth = target[i]
+        p = labeller.probabilities(image[None].to(device))
+        if labeller.alpha:
+            soft = soft_labels(p, labeller.thresholds, labeller.alpha)
+            labels = soft.argmax(1).where(soft.sum(1) > 0, IGNORE)
+        else:
+            labels = hard_labels(p, labeller.thresholds)
+        selected = labels != IGNORE
+        if bool(selected.any()):
+            chosen.append(i)
+            sure, count = sure + float(p.max(1).values[selected].sum()), count + int(selected.sum())
+        truth = torch.as_tensor(truth)[None]
+        matrix += selection_matrix(labels.cpu(), truth.where(truth != UNLABELLED, IGNORE), classes)
+    return tuple(chosen), {"selection": matrix.tolist(), "sure": sure / max(1, count)}
+
+
+def make_objective(source: int, labeller: Labeller, alpha: float) -> Callable[..., dict[str, Tensor]]:
+    r"""``L = L_task(source) + L_self(target) + MRKLD``, each a mean over its own samples or pixels."""
+
+    def objective(network: nn.Module, indices: Tensor, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        logits, theirs = network(x)[0], indices >= source
+        losses = {"task": segmentation_loss(logits[~theirs], labels[~theirs])}
+        targets = labeller(x[theirs])
+        losses["pseudo"] = self_training_loss(logits[theirs], targets)
+        if alpha:
+            selected = targets.sum(1) > 0 if targets.is_floating_point() else targets != IGNORE
+            losses["mrkld"] = mrkld(logits[theirs], selected, alpha)
+        return {"total": sum(losses.values()), **losses}
+
+    return objective
+
+
+def round_config(config: RunConfig, number: int) -> RunConfig:
+    """The training of one round: hand-tuned rates, no guidance, an order of images of its own."""
+    how = config.adapt
+    own = {"steps": how.steps, "epochs": None, "lr": how.lr, "backbone_factor": how.backbone_factor}
+    rest = {"warmup": how.warmup, "evaluations": 1, "guidance": 0.0, "regulariser": None, "control": None}
+    return config.model_copy(update={**own, **rest, "seed": config.seed + 1000 * (number + 1)})
+
+
+def prepare(config: RunConfig, accelerator: Accelerator, number: int, before: dict[str, Tensor]) -> Task:
+    """A round: the task's own network and evaluation, with the weights ``before`` and pseudo-labels from them."""
+    task, device, how = base_of(config).prepare(config, accelerator), accelerator.device, config.adapt
+    task.network.load_state_dict(before)
+    target, classes = unlabelled(config), len(task.images.classes)
+    if not len(target):
+        raise AsgError("There are no images to adapt to: the target is empty.")
+    former = copy.deepcopy(task.network).requires_grad_(False)
+    portion = min(1.0, how.portion + number * how.growth)
+    labeller = Labeller(former, survey(former, target, classes, portion, device), how.lrent)
+    chosen, worth = label(labeller, target, classes, device)
+    if not chosen:
+        raise AsgError(
+            f"No image is sure enough to be a pseudo-label in round {number + 1}: raise portion ({portion:g})."
+        )
+    if config.crop:
+        target = replace(target, augmentation=Augmentation(crop=config.crop, seed=config.seed))
+    report = {"round": number + 1, "portion": portion, "thresholds": labeller.thresholds.tolist(), **worth}
+    return replace(
+        task,
+        images=Union(task.images, target, chosen),
+        objective=make_objective(len(task.images), labeller, how.mrkld),
+        evaluate=lambda now: {**task.evaluate(now), **report},
+        batches=partial(Halves, task.batches, len(task.images)),
+        bulky=(),
+    )
+
+
+def train(
+    config: RunConfig,
+    folder: Path,
+    start: nn.Module,
+    device: str | None = None,
+    on_evaluation: Callable[[dict], None] = lambda evaluation: None,
+) -> tuple[dict, nn.Module]:
+    """Adapt ``start`` to the target of ``config``, round by round; each round is an :func:`asg.trainers.task.conduct`.
+
+    ``folder`` keeps the checkpoint of every round, so that a stopped run goes on inside its round. The result is that
+    of the last round, with the evaluations of all: the first is the start's, before any adaptation.
+    """
+    state, evaluations, seconds = start.state_dict(), [], 0.0
+    for number in range(config.adapt.rounds):
+        part = make_folder(folder / f"round-{number + 1}")
+        how = partial(prepare, number=number, before=state)
+        result, network = conduct(round_config(config, number), part, device, how, on_evaluation)
+        state = {name: value.cpu() for name, value in network.state_dict().items()}
+        seconds += result["seconds"]
+        done = result["evaluations"] if number == 0 else result["evaluations"][1:]
+        evaluations += [{**e, "step": e["step"] + number * config.adapt.steps} for e in done]
+    return {**result, "evaluations": evaluations, "final": evaluations[-1], "seconds": round(seconds, 1)}, network

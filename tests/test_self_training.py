@@ -1,0 +1,237 @@
+"""Self-training: who labels what, what a batch holds, and a run that is stopped anywhere goes on to the same result."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from asg import AsgError
+from asg.config import RunConfig, make_config
+from asg.data import load_domains, read_domains, unlabelled
+from asg.data.images import StepSampler
+from asg.data.segmentation import IGNORE, Draws
+from asg.experiments import PROFILES
+from asg.pseudo_labels import class_thresholds, hard_labels, mrkld, soft_labels
+from asg.trainers import self_training
+from asg.trainers.self_training import Halves, Labeller, Union, base_of, label, make_objective, survey
+
+ADAPT = {"rounds": 2, "steps": 4, "warmup": 1, "portion": 0.5, "growth": 0.5, "lr": 0.01}
+HOW = {"CBST": {}, "MRKLD": {"mrkld": 0.1}, "LRENT": {"lrent": 0.25}, "both": {"mrkld": 0.1, "lrent": 0.25}}
+DATA = {"images": {"data": "toy"}, "scenes": {"data": "toy-scenes", "batch": 4}}
+
+
+def adapting(data: str = "images", **how: object) -> RunConfig:
+    return make_config(PROFILES["toy"], DATA[data], {"adapt": {**ADAPT, **how}})
+
+
+def untrained(config: RunConfig) -> nn.Module:
+    return base_of(config).build(config, len(read_domains(config).source.classes))
+
+
+class Table(nn.Module):
+    """A network that answers logits by the first pixel of an image."""
+
+    def __init__(self, logits: torch.Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.logits[x[:, 0, 0, 0].long()],)
+
+
+@pytest.fixture
+def answers() -> torch.Tensor:
+    return 2 * torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def target(answers) -> list:
+    return [(i, torch.full((3, 2, 2), i, dtype=torch.uint8), torch.tensor(i % 3)) for i in range(len(answers))]
+
+
+@pytest.mark.parametrize("kind", [StepSampler, Draws])
+def test_a_batch_is_half_source_and_half_target(kind):
+    batches = list(Halves(kind, 10, 16, 6, 3, 0, 9))
+    pairs = [[at if isinstance(at, tuple) else (at, None) for at in batch] for batch in batches]
+    assert all(sorted(i >= 10 for i, _ in batch) == [False] * 3 + [True] * 3 for batch in pairs)
+    assert all((i >= 10) == bool(k % 2) for batch in pairs for k, (i, _) in enumerate(batch))  # in turn
+    assert {i for batch in pairs for i, _ in batch} == set(range(16))
+    if kind is Draws:
+        assert all(draw == step for step, batch in enumerate(pairs) for _, draw in batch)
+
+
+def test_a_batch_has_no_more_target_images_than_are_chosen():
+    assert all(len(batch) == 4 and sum(i >= 5 for i in batch) == 1 for batch in Halves(StepSampler, 5, 6, 4, 0, 0, 7))
+
+
+def test_batches_go_on_where_they_stopped():
+    assert list(Halves(StepSampler, 10, 16, 6, 3, 4, 9)) == list(Halves(StepSampler, 10, 16, 6, 3, 0, 9))[4:]
+
+
+def test_the_union_hides_the_targets_labels(workplace):
+    domains = load_domains(make_config(PROFILES["toy"]))
+    union = Union(domains.source, domains.target, (4, 1))
+    assert len(union) == len(domains.source) + 2
+    assert union[3][0] == 3 and torch.equal(union[3][1], domains.source[3][1]) and union[3][2] == domains.source[3][2]
+    index, image, hidden = union[len(domains.source) + 1]
+    assert index == len(domains.source) + 1 and torch.equal(image, domains.target[1][1])
+    assert int(hidden) == IGNORE
+
+
+@pytest.mark.parametrize("portion", [0.0, 0.34, 0.5, 1.0])
+def test_the_survey_finds_the_thresholds_of_the_whole_set(answers, target, portion: float):
+    found = survey(Table(answers), target, 3, portion, torch.device("cpu"))
+    exact = class_thresholds(*answers.softmax(1).max(1), 3, portion)
+    assert found.tolist() == pytest.approx(exact.tolist(), abs=1e-3)
+    assert (found <= exact + 1e-6).all()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25])
+def test_the_labels_are_those_of_the_papers_equations(answers, target, alpha: float):
+    thresholds = class_thresholds(*answers.softmax(1).max(1), 3, 0.5)
+    labeller = Labeller(Table(answers), thresholds, alpha)
+    x = torch.stack([image for _, image, _ in target])
+    p = answers.softmax(1)
+    assert torch.equal(labeller(x), soft_labels(p, thresholds, alpha) if alpha else hard_labels(p, thresholds))
+    chosen, worth = label(labeller, target, 3, torch.device("cpu"))
+    soft = labeller(x)
+    hard = soft.argmax(1).where(soft.sum(1) > 0, IGNORE) if alpha else soft
+    assert chosen == tuple(i for i in range(12) if hard[i] != IGNORE)
+    matrix = torch.tensor(worth["selection"])
+    assert matrix.sum() == 12 and matrix[:, -1].sum() == 12 - len(chosen)
+    assert matrix[:, :-1].diagonal().sum() == sum(int(hard[i]) == i % 3 for i in chosen)
+    assert worth["sure"] == pytest.approx(float(p.max(1).values[list(chosen)].mean()))
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_the_objective_is_source_plus_pseudo_labels_plus_regulariser(answers, how: str):
+    alpha, beta = HOW[how].get("lrent", 0.0), HOW[how].get("mrkld", 0.0)
+    thresholds = torch.tensor([0.5, 0.9, 0.6])
+    student, labeller = Table(answers * 0.5), Labeller(Table(answers), thresholds, alpha)
+    x = torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).expand(8, 3, 2, 2)
+    indices, labels = torch.tensor([0, 20, 1, 21, 2, 22, 3, 23]), torch.tensor([0, 255, 1, 255, 2, 255, 0, 255])
+    losses = make_objective(20, labeller, beta)(student, indices, x, labels)
+    source = torch.tensor([0, 2, 4, 6])
+    logits, p = answers * 0.5, answers.softmax(1)
+    assert float(losses["task"]) == pytest.approx(float(F.cross_entropy(logits[source], labels[source])), abs=1e-6)
+    terms, selected = [], []
+    for i in (1, 3, 5, 7):  # −Σ ŷ log p of each selected one, by hand
+        y = soft_labels(p[i : i + 1], thresholds, alpha)[0] if alpha else torch.zeros(3)
+        if not alpha and (k := int(hard_labels(p[i : i + 1], thresholds)[0])) != IGNORE:
+            y[k] = 1
+        if y.sum() > 0:
+            terms.append(-(y * logits[i].log_softmax(0)).sum())
+            selected.append(i)
+    assert len(terms) > 0
+    assert float(losses["pseudo"]) == pytest.approx(float(sum(terms) / len(terms)), abs=1e-6)
+    if beta:
+        expected = mrkld(logits[selected], torch.ones(len(selected), dtype=torch.bool), beta)
+        assert float(losses["mrkld"]) == pytest.approx(float(expected), abs=1e-6)
+    assert float(losses["total"]) == pytest.approx(sum(float(v) for k, v in losses.items() if k != "total"), abs=1e-6)
+    losses["total"].backward()
+    assert labeller.network.logits.grad is None or not labeller.network.logits.grad.any()
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("how", HOW)
+def test_rounds_label_more_and_more_and_end_elsewhere(workplace, tmp_path, data: str, how: str):
+    config = adapting(data, **HOW[how])
+    start = untrained(config)
+    result, network = self_training.train(config, tmp_path, start, "cpu")
+    assert [e["step"] for e in result["evaluations"]] == [0, 4, 8]
+    assert [e["round"] for e in result["evaluations"]] == [1, 1, 2]
+    assert [e["portion"] for e in result["evaluations"]] == [0.5, 0.5, 1.0]
+    assert not torch.equal(
+        *(n.task_head.state_dict()[k] for n in (start, network) for k in list(n.task_head.state_dict())[-1:])
+    )
+    matrix = torch.tensor(result["final"]["selection"])
+    assert matrix[:, -1].sum() == 0  # portion 1: everything has a label
+    assert result["final"] == result["evaluations"][-1]
+
+
+def test_the_first_evaluation_is_the_starts(workplace, tmp_path):
+    config = adapting()
+    result, network = self_training.train(config, tmp_path / "a", untrained(config), "cpu")
+    (tmp_path / "b").mkdir()
+    again, _ = self_training.train(config, tmp_path / "b", network, "cpu")
+    assert again["evaluations"][0]["accuracy"] == result["final"]["accuracy"]
+
+
+def test_the_truth_of_the_target_trains_nothing(workplace, tmp_path, monkeypatch):
+    config = adapting()
+    _, network = self_training.train(config, tmp_path / "a", untrained(config), "cpu")
+    target = unlabelled(config)
+    wrong = replace(target, labels=target.labels.flip(0))
+    monkeypatch.setattr(self_training, "unlabelled", lambda config: wrong)
+    _, other = self_training.train(config, tmp_path / "b", untrained(config), "cpu")
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [2, 4, 5, 8], ids=["inside round 1", "after it", "inside round 2", "at the end"])
+def test_a_stopped_run_goes_on_to_the_same_result(workplace, tmp_path, monkeypatch, at: int):
+    """Stopped after step ``at``, with a checkpoint at every look."""
+    monkeypatch.setattr("asg.trainers.loop.CHECK", 1)
+    monkeypatch.setattr("asg.trainers.loop.CHECKPOINT_SECONDS", -1.0)
+    config = adapting(**HOW["both"])
+    whole, network = self_training.train(config, tmp_path / "a", untrained(config), "cpu")
+    honest, steps = self_training.make_objective, [0]
+
+    def failing(*arguments: object):
+        objective = honest(*arguments)
+
+        def stop(*batch: object) -> dict:
+            if steps[0] == at:
+                raise Stopped
+            steps[0] += 1
+            return objective(*batch)
+
+        return stop
+
+    def end(evaluation: dict) -> None:
+        if at == 8 and steps[0] == 8:
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr(self_training, "make_objective", failing)
+        with pytest.raises(Stopped):
+            self_training.train(config, tmp_path / "b", untrained(config), "cpu", end)
+    again, other = self_training.train(config, tmp_path / "b", untrained(config), "cpu")
+    assert again["evaluations"] == whole["evaluations"]
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_half_of_the_target_is_adapted_to_and_the_other_reported_on(workplace, data: str):
+    whole, half = read_domains(adapting(data)).target, adapting(data, half=True)
+    ours, theirs = unlabelled(half).names, read_domains(half).target.names
+    assert not set(ours) & set(theirs) and set(ours) | set(theirs) == set(whole.names)
+    assert abs(len(ours) - len(theirs)) <= 1
+    reported = read_domains(half).target
+    at = whole.names.index(reported.names[3])
+    assert all(
+        torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(reported[3][1:], whole[at][1:], strict=True)
+    )
+    assert unlabelled(half).fingerprint != reported.fingerprint != whole.fingerprint
+
+
+def test_nothing_sure_enough_is_a_sentence(workplace, tmp_path):
+    config = adapting(portion=0.0, growth=0.0)
+    with pytest.raises(AsgError, match=r"No image is sure enough to be a pseudo-label in round 1: raise portion \(0\)"):
+        self_training.train(config, tmp_path, untrained(config), "cpu")
+
+
+def test_the_start_is_left_as_it_was(workplace, tmp_path):
+    config = adapting()
+    start = untrained(config)
+    before = copy.deepcopy(start.state_dict())
+    self_training.train(config, tmp_path, start, "cpu")
+    assert all(torch.equal(before[k], v) for k, v in start.state_dict().items())
