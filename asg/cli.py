@@ -3,10 +3,13 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Annotated
@@ -19,10 +22,11 @@ from asg import AsgError, analysis, book, dryrun, models, plots, records, reinfo
 from asg.config import RunConfig, make_config
 from asg.controllers.learned import save_policy
 from asg.controllers.windows import policy_path
-from asg.data.folder import opaque
+from asg.data.folder import opaque, scan
 from asg.data.images import make_folder, read_image, square
 from asg.experiments import EXPERIMENTS, POLICIES, PROFILES, get, policy_config
 from asg.run import run as run_once
+from asg.trainers import self_training
 from asg.trainers.classification import train as train_once
 
 app = typer.Typer(
@@ -167,16 +171,22 @@ def train(
     print(f"\n{(out / 'report.md').read_text()}\nThe model is in {out}: `asg predict {out} IMAGE …` uses it.")
 
 
+@contextmanager
+def own_folder(out: Path, config: RunConfig) -> Iterator[Path]:
+    """``out``, held by this process alone, with nothing in it that another configuration began."""
+    with records.lock(folder := make_folder(out)):
+        kept = folder / "config.json"
+        if any(folder.rglob("checkpoint.pt")) and kept.exists() and kept.read_text() != config.to_json():
+            raise AsgError(f"{folder} holds an unfinished run of other settings: give another --out, or remove it.")
+        records.write_text(kept, config.to_json())
+        yield folder
+
+
 def model_of(source: Path, target: Path | None, out: Path, overrides: dict, device: str | None = None) -> dict:
     """Train on folders (resumed if ``out`` holds a checkpoint), write model and report, return the result."""
     folders = {"source": str(source), "target": str(target) if target else None}
     config = make_config(PROFILES["own"], folders, overrides)
-    folder = make_folder(out)
-    with records.lock(folder):
-        kept = folder / "config.json"
-        if (folder / "checkpoint.pt").exists() and kept.exists() and kept.read_text() != config.to_json():
-            raise AsgError(f"{folder} holds an unfinished run of other settings: give another --out, or remove it.")
-        records.write_text(kept, config.to_json())
+    with own_folder(out, config) as folder:
         result, student = train_once(config, folder, device)
         classes = tuple(sorted(p.name for p in source.iterdir() if p.is_dir() and not p.name.startswith(".")))
         models.save_model(student, config, classes, folder)
@@ -184,6 +194,32 @@ def model_of(source: Path, target: Path | None, out: Path, overrides: dict, devi
         records.write_text(folder / "report.md", analysis.report(result, config))
         (folder / "checkpoint.pt").unlink(missing_ok=True)
     return result
+
+
+@app.command()
+def adapt(
+    model: Annotated[Path, typer.Argument(help="Folder that `asg train` wrote.")],
+    source: Annotated[Path, typer.Option(help="Synthetic images, one sub-folder a class, as for `asg train`.")],
+    target: Annotated[Path, typer.Option(help="Real images without labels, in any sub-folders.")],
+    out: Annotated[Path, typer.Option(help="Folder for the adapted model.")] = Path("adapted"),
+    settings: Annotated[list[str], typer.Option("--set", help="FIELD=VALUE of the adaptation.")] = [],  # noqa: B006
+    device: Device = None,
+) -> None:
+    """Adapt a model to your own unlabelled photos by self-training."""
+    start, config, classes = models.load_model(model)
+    if classes != (found := tuple(scan(source, "source"))):
+        raise AsgError(f"{source} has the classes {', '.join(found)}, and {model} knows {', '.join(classes)}.")
+    how = {"images": str(target), **parse_settings(settings)}
+    config = make_config(config.model_dump(), {"source": str(source), "target": None, "adapt": how})
+    with own_folder(out, config) as folder:
+        result, student = self_training.train(config, folder, start, device)
+        models.save_model(student, config.model_copy(update={"adapt": None}), classes, folder)
+        for part in folder.glob("round-*"):
+            shutil.rmtree(part)
+    labelled = result["final"]["labelled"]
+    print(f"Adapted in {result['seconds']:.0f} s. Pseudo-labels of the last round:")
+    print("\n".join(f"  {name:20} {count}" for name, count in zip(classes, labelled, strict=True)))
+    print(f"The model is in {out}: `asg predict {out} IMAGE …` uses it.")
 
 
 @app.command()

@@ -114,10 +114,11 @@ def survey(network: nn.Module, target: Dataset, classes: int, portion: float, de
 def label(labeller: Labeller, target: Dataset, classes: int, device: torch.device) -> tuple[tuple[int, ...], dict]:
     """The images that get a pseudo-label somewhere, and what the labels are worth.
 
-    ``selection`` is the :func:`~asg.pseudo_labels.selection_matrix` over the set, ``sure`` the mean confidence of
-    what is selected. The truth enters these numbers alone.
+    ``labelled`` counts the pseudo-labels of each class, ``sure`` is their mean confidence, ``selection`` the
+    :func:`~asg.pseudo_labels.selection_matrix` over the set. The truth enters the last alone.
     """
-    chosen, matrix, sure, count = [], torch.zeros(classes, classes + 1, dtype=torch.long), 0.0, 0
+    chosen, matrix, sure = [], torch.zeros(classes, classes + 1, dtype=torch.long), 0.0
+    counts = torch.zeros(classes, dtype=torch.long)
     for i in range(len(target)):
         _, image, truth = target[i]
         p = labeller.probabilities(image[None].to(device))
@@ -129,10 +130,12 @@ def label(labeller: Labeller, target: Dataset, classes: int, device: torch.devic
         selected = labels != IGNORE
         if bool(selected.any()):
             chosen.append(i)
-            sure, count = sure + float(p.max(1).values[selected].sum()), count + int(selected.sum())
+            sure += float(p.max(1).values[selected].sum())
+            counts += labels[selected].cpu().bincount(minlength=classes)
         truth = torch.as_tensor(truth)[None]
         matrix += selection_matrix(labels.cpu(), truth.where(truth != UNLABELLED, IGNORE), classes)
-    return tuple(chosen), {"selection": matrix.tolist(), "sure": sure / max(1, count)}
+    worth = {"labelled": counts.tolist(), "sure": sure / max(1, int(counts.sum())), "selection": matrix.tolist()}
+    return tuple(chosen), worth
 
 
 def make_objective(source: int, labeller: Labeller, alpha: float) -> Callable[..., dict[str, Tensor]]:
@@ -173,6 +176,12 @@ def prepare(config: RunConfig, accelerator: Accelerator, number: int, before: di
     if not chosen:
         raise AsgError(
             f"No image is sure enough to be a pseudo-label in round {number + 1}: raise portion ({portion:g})."
+        )
+    present = [name for name, count in zip(task.images.classes, worth["labelled"], strict=True) if count]
+    if len(present) == 1:
+        raise AsgError(
+            f"Every pseudo-label of round {number + 1} is {present[0]!r}: the network does not tell the target's "
+            "images apart, so train it better first, or give images of more classes."
         )
     if config.crop:
         target = replace(target, augmentation=Augmentation(crop=config.crop, seed=config.seed))
