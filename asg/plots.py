@@ -227,7 +227,7 @@ def sweep(table: pd.DataFrame, metrics: Sequence[str], xlabel: str) -> Figure:
         found = list(table[metric])
         mean = 100 * np.array([e.mean for e in found])
         half = 100 * np.nan_to_num(np.array([(e.high - e.low) / 2 for e in found]))
-        axis.errorbar(x + 0.06 * (k - len(metrics) / 2), mean, half, marker="osD^v"[k], capsize=3, label=NAMES[metric])
+        axis.errorbar(x + 0.06 * (k - len(metrics) / 2), mean, half, marker=marker(k), capsize=3, label=NAMES[metric])
     axis.set_xticks(x, list(table.index))
     axis.set(xlabel=xlabel, ylabel="%")
     one_legend(figure, [axis])
@@ -245,13 +245,18 @@ def drift(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def marker(k: int) -> str:
+    """The shape of the k-th line."""
+    return "osD^vPX"[k % 7]
+
+
 @from_records
 def class_bars(table: pd.DataFrame) -> Figure:
-    """Accuracy of each class (rows) under each arm (columns, at most four), in per cent."""
+    """Accuracy of each class (rows) under each arm (columns), in per cent."""
     figure, axis = plt.subplots(figsize=(WIDTH, 0.32 * len(table) + 1.2))
     y = np.arange(len(table))
     for k, arm in enumerate(table):
-        axis.plot(100 * table[arm], y, "osD^"[k], label=arm, markersize=6)
+        axis.plot(100 * table[arm], y, marker(k), label=arm, markersize=6)
     axis.hlines(y, 100 * table.min(axis=1), 100 * table.max(axis=1), color="0.7", zorder=0)
     axis.set_yticks(y, table.index)
     axis.invert_yaxis()
@@ -362,7 +367,7 @@ def reliability(table: pd.DataFrame) -> Figure:
     for k, (arm, rows) in enumerate(table.groupby("arm", sort=False)):
         means = 100 * rows.groupby("bin")[["confidence", "right"]].mean()
         spread = 100 * rows.groupby("bin")["right"].std().fillna(0)
-        look = {"marker": "osD^v"[k % 5], "markersize": 5, "capsize": 3, "color": COLOURS[k % len(COLOURS)]}
+        look = {"marker": marker(k), "markersize": 5, "capsize": 3, "color": COLOURS[k % len(COLOURS)]}
         axis.errorbar(means["confidence"], means["right"], spread, label=arm, **look)
     axis.set(xlabel="confidence, %", ylabel="photos answered rightly, %", xlim=(0, 101), ylim=(0, 101))
     one_legend(figure, [axis])
