@@ -193,7 +193,7 @@ def intervals(table: pd.DataFrame, xlabel: str) -> Figure:
         distance = np.nan_to_num([found["mean"] - found["low"], found["high"] - found["mean"]])
         axis.errorbar(found["mean"], np.arange(len(rows)), xerr=distance, fmt="o", color=COLOURS[0], markersize=5)
         axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
-        axis.set_title(NAMES.get(metric, metric).replace(", ", ",\n"), fontsize=9)
+        axis.set_title(NAMES.get(metric, metric).replace(", ", ",\n").replace(" ImageNet", "\nImageNet"), fontsize=9)
     axes.flat[0].set_yticks(np.arange(len(rows)), [row.replace("+", " + ") for row in rows])
     axes.flat[0].invert_yaxis()  # the first row on top
     figure.supxlabel(xlabel, fontsize=10)
@@ -247,7 +247,7 @@ def drift(table: pd.DataFrame) -> Figure:
 
 def marker(k: int) -> str:
     """The shape of the k-th line."""
-    return "osD^vPX"[k % 7]
+    return "osD^v<>PX*"[k % 10]
 
 
 @from_records
@@ -298,7 +298,8 @@ def trade_off(table: pd.DataFrame, kept: str, *worth: str) -> Figure:
     for axis, metric in zip(axes.flat, worth, strict=True):
         for k, arm in enumerate(table.index):
             x, y = table.loc[arm, kept], table.loc[arm, metric]
-            look = {"fmt": "osD^v<>PX*"[k % 10], "color": COLOURS[k % len(COLOURS)], "markersize": 6, "elinewidth": 0.8}
+            look = {"fmt": marker(k), "color": COLOURS[k % len(COLOURS)], "markersize": 6, "elinewidth": 0.8}
+            look["mfc"] = "white" if k >= len(COLOURS) else look["color"]
             spread = {"xerr": 100 * np.nan_to_num(x.sd), "yerr": 100 * np.nan_to_num(y.sd)}
             axis.errorbar(100 * x.mean, 100 * y.mean, **spread, **look, label=arm)
         axis.set(ylabel=f"{NAMES[metric]}, %")
@@ -331,11 +332,12 @@ def study(table: pd.DataFrame, metric: str) -> Figure:
     for axis, name in zip(axes.flat, axes_names, strict=False):
         part = rows[rows["axis"] == name]
         arm_lines(axis, part, "point", "value", arms)
-        axis.set(title=name, xlabel="", ylabel=f"{NAMES[metric]}, %" if metric in SHARES else NAMES[metric])
+        axis.set(title=name, xlabel="", ylabel="")
         axis.set_xticks(range(part["point"].nunique()), [p.replace(", ", ",\n") for p in dict.fromkeys(part["point"])])
         axis.tick_params(axis="x", rotation=45 if part["point"].str.len().max() > 3 else 0)
     for axis in axes.flat[len(axes_names) :]:
         axis.set_visible(False)
+    figure.supylabel(f"{NAMES[metric]}, %" if metric in SHARES else NAMES[metric], fontsize=10)
     one_legend(figure, axes.flat)
     return figure
 
