@@ -298,10 +298,10 @@ def trade_off(table: pd.DataFrame, kept: str, *worth: str) -> Figure:
     for axis, metric in zip(axes.flat, worth, strict=True):
         for k, arm in enumerate(table.index):
             x, y = table.loc[arm, kept], table.loc[arm, metric]
-            look = {"fmt": marker(k), "color": COLOURS[k % len(COLOURS)], "markersize": 6, "elinewidth": 0.8}
-            look["mfc"] = "white" if k >= len(COLOURS) else look["color"]
+            colour = COLOURS[k % len(COLOURS)]
+            look = {"color": colour, "mfc": colour if k < len(COLOURS) else "white", "markersize": 6, "elinewidth": 0.8}
             spread = {"xerr": 100 * np.nan_to_num(x.sd), "yerr": 100 * np.nan_to_num(y.sd)}
-            axis.errorbar(100 * x.mean, 100 * y.mean, **spread, **look, label=arm)
+            axis.errorbar(100 * x.mean, 100 * y.mean, **spread, **look, fmt=marker(k), label=arm)
         axis.set(ylabel=f"{NAMES[metric]}, %")
     axes.flat[-1].set(xlabel=f"{NAMES[kept]}, %")
     one_legend(figure, axes.flat)

@@ -95,14 +95,14 @@ def main() -> None:
                 seconds[name].append((time.perf_counter() - began) / STEPS)
     median = {name: statistics.median(values) for name, values in seconds.items()}
 
-    def ratio(name: str, rival: str) -> float:  # of the same round, so that a slow minute of the machine cancels
+    def paired(name: str, rival: str) -> float:  # of the same round, so that a slow minute of the machine cancels
         return statistics.median(a / b for a, b in zip(seconds[name], seconds[rival], strict=True))
 
     ratios = {
-        "guided / plain, cached teacher": ratio("guided, cached teacher", "plain"),
-        "guided / plain, live teacher": ratio("guided, live teacher", "plain"),
-        "learned policy / hand-tuned": ratio("guided, learned policy", "guided, cached teacher"),
-        "channels-last / default layout": ratio("plain", "plain, default layout"),
+        "guided / plain, cached teacher": paired("guided, cached teacher", "plain"),
+        "guided / plain, live teacher": paired("guided, live teacher", "plain"),
+        "learned policy / hand-tuned": paired("guided, learned policy", "guided, cached teacher"),
+        "channels-last / default layout": paired("plain", "plain, default layout"),
     }
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.2f}")
