@@ -9,6 +9,7 @@ from scipy import stats
 
 from asg import AsgError
 from asg.analysis import (
+    best_kept,
     by_seed,
     confusion,
     curves,
@@ -23,7 +24,6 @@ from asg.analysis import (
     points,
     reliability,
     slopes,
-    strongest,
     summary,
 )
 
@@ -188,26 +188,30 @@ def test_slopes_are_those_of_scipy_and_of_a_plane_without_noise():
         slopes(plane[:3], ["end"])
 
 
-def trial(*losses: float, error: float = 0.1) -> list[dict]:
-    return [{"final": {"validation_loss": loss, "validation_loss_error": error}} for loss in losses]
+def trial(*losses: float, kl: float = 0.0, error: float = 0.1) -> list[dict]:
+    return [{"final": {"validation_loss": loss, "validation_loss_error": error, "kl": kl}} for loss in losses]
 
 
 @pytest.mark.parametrize(
-    ("losses", "chosen"),
+    ("losses", "divergences", "chosen"),
     [
-        ([1.0, 1.05, 1.2, 2.0], 1),  # 1.2 is over 1.0 + .1
-        ([1.5, 1.0, 1.4, 1.09], 3),  # the strongest within reach, though a weaker one is not
-        ([1.0, 2.0, 2.0, 2.0], 0),
-        ([1.3, 1.2, 1.1, 1.0], 3),
+        ([1.0, 1.05, 1.2, 2.0], [3, 2, 1, 0], 1),  # 1.2 is over 1.0 + .1
+        ([1.0, 1.05, 1.09, 1.05], [3, 1, 2, 4], 1),  # stronger penalties that keep less are not taken
+        ([1.0, 2.0, 2.0, 2.0], [3, 0, 0, 0], 0),
+        ([1.3, 1.2, 1.1, 1.0], [0, 0, 0, 5], 2),
     ],
 )
-def test_the_strongest_within_one_standard_error_is_chosen(losses: list[float], chosen: int):
-    assert strongest([trial(loss) for loss in losses]) == chosen
+def test_of_what_is_within_one_standard_error_the_least_divergent_is_chosen(
+    losses: list[float], divergences: list[float], chosen: int
+):
+    assert best_kept([trial(loss, kl=kl) for loss, kl in zip(losses, divergences, strict=True)]) == chosen
 
 
-def test_the_rule_uses_the_mean_over_seeds_and_the_error_of_the_best():
-    assert strongest([trial(1.2, 1.0, error=0.01), trial(1.1, 1.12, error=9.0)]) == 1
-    assert strongest([trial(1.2, 1.0, error=0.001), trial(1.1, 1.12, error=9.0)]) == 0
+def test_the_rule_uses_the_means_over_seeds_and_the_error_of_the_best():
+    assert best_kept([trial(1.2, 1.0, error=0.01, kl=2), trial(1.1, 1.12, error=9.0, kl=1)]) == 1
+    assert best_kept([trial(1.2, 1.0, error=0.001, kl=2), trial(1.1, 1.12, error=9.0, kl=1)]) == 0
+    apart = [trial(1.0, kl=0) + trial(1.0, kl=4), trial(1.0, kl=1) + trial(1.0, kl=1)]
+    assert best_kept(apart) == 1
 
 
 def test_confusion_counts_the_photographs_of_a_class():
