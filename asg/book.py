@@ -334,26 +334,26 @@ def chapters() -> list[Path]:
 
 
 def digest_of(paths: Sequence[Path]) -> str:
-    """Hash of the contents of files, and of every file below folders."""
+    """Hash of the contents of files, and of every file below folders, wherever these lie."""
     digest = hashlib.sha256()
     for path in paths:
         below = sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
         for file in below or [path]:
-            digest.update(str(file.relative_to(records.REPOSITORY)).encode() + file.read_bytes())
+            digest.update(str(file.relative_to(path.parent)).encode() + file.read_bytes())
     return digest.hexdigest()
 
 
 def execute(notebook: Path) -> float:
     """Run one chapter by papermill in a fresh kernel into the staged book; return its seconds.
 
-    Skipped when chapter, package and records are what they were when it last ran.
+    Skipped when chapter, package, records and policies are what they were when it last ran.
     """
     import papermill  # slow to import, and only needed here
 
     out = STAGED / notebook.relative_to(BOOK)
     stamp = out.with_suffix(".json")
-    package, lock = records.REPOSITORY / "asg", records.REPOSITORY / "requirements.lock"
-    state = digest_of([notebook, package, records.results_root(), lock])
+    ours = [records.REPOSITORY / part for part in ("asg", "policies", "requirements.lock")]
+    state = digest_of([notebook, records.results_root(), *ours])
     if out.exists() and stamp.exists() and (kept := json.loads(stamp.read_text()))["state"] == state:
         return kept["seconds"]
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -122,9 +122,12 @@ def linear_cka(a: Tensor, b: Tensor) -> float:
     .. math:: \frac{\|\bar A^\top \bar B\|_F^2}{\|\bar A^\top \bar A\|_F \, \|\bar B^\top \bar B\|_F}
 
     ``a`` ``(N, D)`` and ``b`` ``(N, E)``, centred over the images (Kornblith et al. 2019). Computed
-    from the smaller of the N × N and D × E products, which give the same number.
+    from the smaller of the N × N and D × E products, which give the same number. Representations that do not
+    tell the images apart are like nothing: 0.
     """
     a, b = (m.double() - m.double().mean(0) for m in (a, b))
+    if not (a.any() and b.any()):
+        return 0.0
     if len(a) <= max(a.shape[1], b.shape[1]):
         k, m = a @ a.T, b @ b.T  # (N, N)
         return float((k * m).sum() / (k.norm() * m.norm()))

@@ -206,7 +206,7 @@ def intervals(table: pd.DataFrame, xlabel: str) -> Figure:
         distance = np.nan_to_num([found["mean"] - found["low"], found["high"] - found["mean"]])
         axis.errorbar(found["mean"], np.arange(len(rows)), xerr=distance, fmt="o", color=COLOURS[0], markersize=5)
         axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
-        axis.set_title(NAMES.get(metric, metric).replace(", ", ",\n"), fontsize=9)
+        axis.set_title(NAMES.get(metric, metric).replace(", ", ",\n").replace(" ImageNet", "\nImageNet"), fontsize=9)
     axes.flat[0].set_yticks(np.arange(len(rows)), [row.replace("+", " + ") for row in rows])
     axes.flat[0].invert_yaxis()  # the first row on top
     figure.supxlabel(xlabel, fontsize=10)
@@ -240,7 +240,7 @@ def sweep(table: pd.DataFrame, metrics: Sequence[str], xlabel: str) -> Figure:
         found = list(table[metric])
         mean = 100 * np.array([e.mean for e in found])
         half = 100 * np.nan_to_num(np.array([(e.high - e.low) / 2 for e in found]))
-        axis.errorbar(x + 0.06 * (k - len(metrics) / 2), mean, half, marker="osD^v"[k], capsize=3, label=NAMES[metric])
+        axis.errorbar(x + 0.06 * (k - len(metrics) / 2), mean, half, marker=marker(k), capsize=3, label=NAMES[metric])
     axis.set_xticks(x, list(table.index))
     axis.set(xlabel=xlabel, ylabel="%")
     one_legend(figure, [axis])
@@ -258,13 +258,18 @@ def drift(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def marker(k: int) -> str:
+    """The shape of the k-th line."""
+    return "osD^v<>PX*"[k % 10]
+
+
 @from_records
 def class_bars(table: pd.DataFrame, measure: str = "accuracy") -> Figure:
-    """Accuracy (or another ``measure``) of each class (rows) under each arm (columns, at most four), in per cent."""
+    """Accuracy (or another ``measure``) of each class (rows) under each arm (columns), in per cent."""
     figure, axis = plt.subplots(figsize=(WIDTH, 0.32 * len(table) + 1.2))
     y = np.arange(len(table))
     for k, arm in enumerate(table):
-        axis.plot(100 * table[arm], y, "osD^"[k], label=arm, markersize=6)
+        axis.plot(100 * table[arm], y, marker(k), label=arm, markersize=6)
     axis.hlines(y, 100 * table.min(axis=1), 100 * table.max(axis=1), color="0.7", zorder=0)
     axis.set_yticks(y, table.index)
     axis.invert_yaxis()
@@ -306,9 +311,10 @@ def trade_off(table: pd.DataFrame, kept: str, *worth: str) -> Figure:
     for axis, metric in zip(axes.flat, worth, strict=True):
         for k, arm in enumerate(table.index):
             x, y = table.loc[arm, kept], table.loc[arm, metric]
-            look = {"fmt": "osD^v<>PX*"[k % 10], "color": COLOURS[k % len(COLOURS)], "markersize": 6, "elinewidth": 0.8}
+            colour = COLOURS[k % len(COLOURS)]
+            look = {"color": colour, "mfc": colour if k < len(COLOURS) else "white", "markersize": 6, "elinewidth": 0.8}
             spread = {"xerr": 100 * np.nan_to_num(x.sd), "yerr": 100 * np.nan_to_num(y.sd)}
-            axis.errorbar(100 * x.mean, 100 * y.mean, **spread, **look, label=arm)
+            axis.errorbar(100 * x.mean, 100 * y.mean, **spread, **look, fmt=marker(k), label=arm)
         axis.set(ylabel=f"{NAMES[metric]}, %")
     axes.flat[-1].set(xlabel=f"{NAMES[kept]}, %")
     one_legend(figure, axes.flat)
@@ -339,11 +345,12 @@ def study(table: pd.DataFrame, metric: str) -> Figure:
     for axis, name in zip(axes.flat, axes_names, strict=False):
         part = rows[rows["axis"] == name]
         arm_lines(axis, part, "point", "value", arms)
-        axis.set(title=name, xlabel="", ylabel=f"{NAMES[metric]}, %" if metric in SHARES else NAMES[metric])
+        axis.set(title=name, xlabel="", ylabel="")
         axis.set_xticks(range(part["point"].nunique()), [p.replace(", ", ",\n") for p in dict.fromkeys(part["point"])])
         axis.tick_params(axis="x", rotation=45 if part["point"].str.len().max() > 3 else 0)
     for axis in axes.flat[len(axes_names) :]:
         axis.set_visible(False)
+    figure.supylabel(f"{NAMES[metric]}, %" if metric in SHARES else NAMES[metric], fontsize=10)
     one_legend(figure, axes.flat)
     return figure
 
@@ -375,7 +382,7 @@ def reliability(table: pd.DataFrame) -> Figure:
     for k, (arm, rows) in enumerate(table.groupby("arm", sort=False)):
         means = 100 * rows.groupby("bin")[["confidence", "right"]].mean()
         spread = 100 * rows.groupby("bin")["right"].std().fillna(0)
-        look = {"marker": "osD^v"[k % 5], "markersize": 5, "capsize": 3, "color": COLOURS[k % len(COLOURS)]}
+        look = {"marker": marker(k), "markersize": 5, "capsize": 3, "color": COLOURS[k % len(COLOURS)]}
         axis.errorbar(means["confidence"], means["right"], spread, label=arm, **look)
     axis.set(xlabel="confidence, %", ylabel="photos answered rightly, %", xlim=(0, 101), ylim=(0, 101))
     one_legend(figure, [axis])

@@ -94,11 +94,15 @@ def main() -> None:
             if turn:  # the first round warms up
                 seconds[name].append((time.perf_counter() - began) / STEPS)
     median = {name: statistics.median(values) for name, values in seconds.items()}
+
+    def paired(name: str, rival: str) -> float:  # of the same round, so that a slow minute of the machine cancels
+        return statistics.median(a / b for a, b in zip(seconds[name], seconds[rival], strict=True))
+
     ratios = {
-        "guided / plain, cached teacher": median["guided, cached teacher"] / median["plain"],
-        "guided / plain, live teacher": median["guided, live teacher"] / median["plain"],
-        "learned policy / hand-tuned": median["guided, learned policy"] / median["guided, cached teacher"],
-        "channels-last / default layout": median["plain"] / median["plain, default layout"],
+        "guided / plain, cached teacher": paired("guided, cached teacher", "plain"),
+        "guided / plain, live teacher": paired("guided, live teacher", "plain"),
+        "learned policy / hand-tuned": paired("guided, learned policy", "guided, cached teacher"),
+        "channels-last / default layout": paired("plain", "plain, default layout"),
     }
     for name, ratio in ratios.items():
         print(f"{name}: {ratio:.2f}")

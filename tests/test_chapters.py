@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 
-from asg import AsgError, analysis, book
+from asg import AsgError, analysis, book, plots
 from asg.book import PARAMETERS, bind, bind_each, check_parameters
 from asg.run import run
 
@@ -112,3 +113,22 @@ def test_papermill_trains_only_what_it_was_asked_for(workplace, tmp_path: Path) 
 def test_papermill_refuses_a_wrong_parameter(workplace, tmp_path: Path, parameters: dict, named: str) -> None:
     with pytest.raises(papermill.PapermillExecutionError, match=named):
         run_chapter({"profile": "toy", **parameters}, tmp_path)
+
+
+def test_every_arm_has_its_mark_in_the_class_bars_however_many_there_are() -> None:
+    table = pd.DataFrame({f"arm {k}": [0.1, 0.2] for k in range(9)}, ["cat", "dog"])
+    drawn = plots.class_bars(table)
+    assert [line.get_label() for line in drawn.axes[0].lines] == list(table)
+
+
+def test_a_digest_follows_contents_and_names_wherever_the_files_lie(tmp_path: Path) -> None:
+    here, there = tmp_path / "a" / "results", tmp_path / "b" / "results"
+    for folder in (here, there):
+        (folder / "mini").mkdir(parents=True)
+        (folder / "mini" / "x.jsonl").write_text("{}")
+    assert book.digest_of([here]) == book.digest_of([there])
+    (there / "mini" / "x.jsonl").rename(there / "mini" / "y.jsonl")
+    assert book.digest_of([here]) != book.digest_of([there])
+    (here / "mini" / "x.jsonl").rename(here / "mini" / "y.jsonl")
+    (here / "mini" / "y.jsonl").write_text("{ }")
+    assert book.digest_of([here]) != book.digest_of([there])

@@ -245,3 +245,8 @@ def test_cka_is_one_for_a_rotated_and_scaled_copy_and_that_of_centred_kernels(co
 def test_cka_of_unrelated_directions_is_zero():
     one, other = torch.tensor([[1.0], [-1], [1], [-1]]), torch.tensor([[1.0], [1], [-1], [-1]])
     assert linear_cka(one, other) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_representation_that_tells_no_images_apart_is_like_nothing():
+    """What a collapsed network gives; a share that is no number would end its run."""
+    assert linear_cka(torch.full((5, 3), 2.0), torch.randn(5, 3, generator=torch.Generator().manual_seed(0))) == 0.0
