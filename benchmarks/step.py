@@ -20,12 +20,12 @@ from asg.config import Control
 from asg.controllers.hand_tuned import HandTuned
 from asg.controllers.learned import Learned, Policy, Spec
 from asg.data import load_domains
-from asg.experiments import get
 from asg.losses import proxy_guidance, task_loss
 from asg.models import build, layer_groups
 from asg.trainers import frozen as untouched
 from asg.trainers.classification import make_objective
 from asg.trainers.loop import make_optimiser
+from asg_book.experiments import get
 
 ROUNDS, STEPS = 8, 4  # STEPS of each kind in turn, ROUNDS times; the median round counts
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from asg import AsgError
-from asg.analysis import (
+from asg_book.analysis import (
     best_kept,
     by_seed,
     confusion,

@@ -26,14 +26,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from asg import AsgError, records
-from asg import run as run_module
 from asg.config import RunConfig, make_config
 from asg.data import load_domains, mini
 from asg.data.images import read_image
-from asg.experiments import PROFILES
 from asg.models import create, load_model, load_weights
 from asg.run import run
 from asg.trainers import classification, frozen
+from asg_book.experiments import PROFILES
 
 REPOSITORY = Path(__file__).parents[1]
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -365,7 +364,7 @@ def under_a_file(tmp_path) -> Path:
 
 def test_the_runs_folder_cannot_be_written(workplace, monkeypatch, under_a_file):
     monkeypatch.setenv("ASG_RUNS", str(under_a_file))
-    monkeypatch.setattr(run_module.classification, "train", fail)
+    monkeypatch.setattr("asg.trainers.classification.train", fail)
     sentence(lambda: run(toy()), under_a_file, "choose another folder")
 
 
@@ -377,7 +376,7 @@ def test_the_cache_cannot_be_written(workplace, monkeypatch, image_folders, unde
 def test_the_results_folder_cannot_be_written(workplace, monkeypatch, under_a_file):
     """Said before the hours of training, not after."""
     monkeypatch.setenv("ASG_RESULTS", str(under_a_file))
-    monkeypatch.setattr(run_module.classification, "train", fail)
+    monkeypatch.setattr("asg.trainers.classification.train", fail)
     sentence(lambda: run(toy()), under_a_file, "choose another folder")
 
 
@@ -487,7 +486,7 @@ import numpy as np, torch
 from asg import AsgError, records
 from asg.config import make_config
 from asg.data.images import ImageSet, materialise
-from asg.experiments import PROFILES
+from asg_book.experiments import PROFILES
 from asg.run import run
 
 def files():
@@ -671,7 +670,7 @@ def test_another_process_finished_the_run_meanwhile(workplace, monkeypatch):
         return None if len(looks) == 1 else find(config)
 
     monkeypatch.setattr(records, "find", too_early)
-    monkeypatch.setattr(run_module.classification, "train", fail)
+    monkeypatch.setattr("asg.trainers.classification.train", fail)
     assert run(toy()) == kept
 
 
@@ -694,7 +693,7 @@ def test_a_record_of_another_format(two_records, monkeypatch, number):
     first = two_records.read_text().splitlines()[0]
     two_records.write_text(first + "\n" + json.dumps({"format": number, "seed": 1}) + "\n")
     before = two_records.read_bytes()
-    monkeypatch.setattr(run_module.classification, "train", fail)
+    monkeypatch.setattr("asg.trainers.classification.train", fail)
     sentence(lambda: run(toy(seed=2)), two_records, "line 2", f"format {number}", records.FORMAT, "asg reproduce")
     assert two_records.read_bytes() == before
 
@@ -704,7 +703,7 @@ def test_a_broken_line(two_records, monkeypatch, line):
     first = two_records.read_text().splitlines()[0]
     two_records.write_text(first + "\n" + line + "\n")
     before = two_records.read_bytes()
-    monkeypatch.setattr(run_module.classification, "train", fail)
+    monkeypatch.setattr("asg.trainers.classification.train", fail)
     sentence(lambda: run(toy(seed=2)), two_records, "line 2", "no record", "remove the line")
     assert two_records.read_bytes() == before
     two_records.write_text(first + "\n")  # the remedy

@@ -11,13 +11,14 @@ import pandas as pd
 import papermill
 import pytest
 
-from asg import AsgError, analysis, book, plots
-from asg.book import PARAMETERS, bind, bind_each, check_parameters
+from asg import AsgError
 from asg.run import run
+from asg_book import analysis, build, plots
+from asg_book.pages import PARAMETERS, bind, bind_each, check_parameters
 
-CHAPTERS = book.chapters()
-GUIDANCE = book.BOOK / "chapters" / "03_proxy_guidance.ipynb"
-DRAWING = ("book.figure(", "book.live(", ".intervals(")
+CHAPTERS = build.chapters()
+GUIDANCE = build.BOOK / "chapters" / "03_proxy_guidance.ipynb"
+DRAWING = ("pages.figure(", "pages.live(", ".intervals(")
 BY_NAME = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
 
 
@@ -126,9 +127,9 @@ def test_a_digest_follows_contents_and_names_wherever_the_files_lie(tmp_path: Pa
     for folder in (here, there):
         (folder / "mini").mkdir(parents=True)
         (folder / "mini" / "x.jsonl").write_text("{}")
-    assert book.digest_of([here]) == book.digest_of([there])
+    assert build.digest_of([here]) == build.digest_of([there])
     (there / "mini" / "x.jsonl").rename(there / "mini" / "y.jsonl")
-    assert book.digest_of([here]) != book.digest_of([there])
+    assert build.digest_of([here]) != build.digest_of([there])
     (here / "mini" / "x.jsonl").rename(here / "mini" / "y.jsonl")
     (here / "mini" / "y.jsonl").write_text("{ }")
-    assert book.digest_of([here]) != book.digest_of([there])
+    assert build.digest_of([here]) != build.digest_of([there])

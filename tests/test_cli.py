@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from asg import AsgError, models, records
-from asg.cli import app, main, model_of, parse_settings
+from asg.cli import app, main, parse_settings
 from asg.data.folder import opaque
 from asg.data.images import read_image, square
+from asg.own import model_of
 
 TINY = {"size": 32, "backbone": "timm:test_efficientnet", "weights": "random", "head_width": 8, "steps": 6,
         "batch": 4, "warmup": 2, "evaluations": 2, "threads": 1}  # fmt: skip
@@ -83,7 +84,7 @@ def test_reproduce_keeps_a_file_with_a_broken_line(workplace) -> None:
 @pytest.mark.slow
 def test_stopping_by_hand_says_that_it_goes_on(workplace, spawn) -> None:
     code = (
-        "import os, signal, sys; from asg import cli\n"
+        "import os, signal, sys; from asg_book import cli\n"
         "cli.run_once = lambda *a: os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.argv = ['asg', 'run', 'oracle', '--profile', 'toy']; cli.main()"
     )

@@ -15,8 +15,8 @@ from torchvision.models.resnet import Bottleneck
 from asg import AsgError
 from asg.config import make_config
 from asg.dense_models import ASPPHead, DenseStudent, FCNHead, Upscore, build_dense, predict
-from asg.experiments import PROFILES
 from asg.models import build, drift, layer_groups
+from asg_book.experiments import PROFILES
 
 NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLASSES = 5

@@ -14,8 +14,8 @@ from asg import AsgError
 from asg.config import make_config
 from asg.data import visda
 from asg.dryrun import Plan, dry_run, measure, report
-from asg.experiments import PROFILES, get
 from asg.models import build
+from asg_book.experiments import PROFILES, get
 
 BLOCKS, WIDTHS = (3, 4, 23, 3), (64, 128, 256, 512)  # ResNet-101: He et al. 2016, table 1
 TRAIN = 152_397 - math.ceil(152_397 / 100)

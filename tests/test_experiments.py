@@ -6,10 +6,10 @@ import math
 import pytest
 
 from asg import AsgError, records
-from asg.analysis import best_kept
-from asg.experiments import CHOSEN, EXPERIMENTS, PROFILES, STRENGTHS, Experiment, get
 from asg.trainers.classification import train
 from asg.trainers.self_training import base_of
+from asg_book.analysis import best_kept
+from asg_book.experiments import CHOSEN, EXPERIMENTS, PROFILES, STRENGTHS, Experiment, get
 
 ARMS = [(e.id, arm) for e in EXPERIMENTS.values() for arm in e.arms]
 # Read in Chen et al. 2021 (CSG), table 1: the only numbers that may be printed for VisDA-17.

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from asg import inspection
 from asg.config import make_config
 from asg.data import load_domains, read_domains, subset
-from asg.experiments import PROFILES, get
 from asg.models import build
 from asg.run import run, trained
 from asg.trainers import classification
+from asg_book import inspection
+from asg_book.experiments import PROFILES, get
 
 
 def test_a_subset_keeps_order_labels_and_names(workplace):

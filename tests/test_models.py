@@ -13,10 +13,10 @@ from torch import nn
 
 from asg import AsgError, models
 from asg.config import RunConfig, make_config
-from asg.experiments import PROFILES
 from asg.models import build, create, drift, layer_groups, load_model, load_weights, save_model, split_classifier
 from asg.trainers.frozen import fingerprint
 from asg.trainers.loop import make_optimiser
+from asg_book.experiments import PROFILES
 
 TOY = make_config(PROFILES["toy"])
 FAMILIES = {  # backbone → (pixels, width of the pooled features)

@@ -22,12 +22,12 @@ from asg.controllers.learned import FORMAT, Policy, Spec, load_policy, save_poli
 from asg.controllers.windows import next_window, partition
 from asg.data import load_domains
 from asg.dryrun import dry_run, report
-from asg.experiments import EPISODES, POLICIES, PROFILES, policy_config
 from asg.models import layer_groups
 from asg.reinforce import MetaConfig, search_ratios, train_policy
 from asg.run import run
 from asg.trainers.classification import train
 from asg.trainers.loop import fit, make_accelerator
+from asg_book.experiments import EPISODES, POLICIES, PROFILES, policy_config
 
 POLICIES_HERE = records.REPOSITORY / "policies"
 RESNET = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "head")
@@ -423,7 +423,8 @@ def test_overrides_of_the_student_are_added_to_the_declared_ones():
 
 KILLED = """
 import os, signal, sys
-from asg import cli, reinforce
+from asg import reinforce
+from asg_book import cli
 make, calls = reinforce.make_objective, []
 
 def counting(*arguments):

@@ -13,11 +13,10 @@ import pytest
 from pydantic import BaseModel
 
 from asg import records
-from asg import run as run_module
 from asg.config import Control, Regulariser, RunConfig, make_config
 from asg.data import SEGMENTATION
-from asg.experiments import PROFILES
 from asg.run import run
+from asg_book.experiments import PROFILES
 
 REPOSITORY = Path(__file__).parents[1]
 HASH = re.compile(r"[0-9a-f]{12}")
@@ -94,7 +93,7 @@ def test_a_record_rebuilds_its_configuration(workplace, overrides):
 def test_a_finished_run_is_not_trained_again(workplace, monkeypatch):
     first = run(toy())
     before = records.records_path(toy()).read_bytes()
-    monkeypatch.setattr(run_module.classification, "train", fail)
+    monkeypatch.setattr("asg.trainers.classification.train", fail)
     assert run(toy()) == first
     assert records.records_path(toy()).read_bytes() == before
     with pytest.raises(AssertionError, match="must not be reached"):

@@ -8,10 +8,10 @@ from torch import nn
 
 from asg.config import make_config
 from asg.data import load_domains
-from asg.experiments import PROFILES
 from asg.models import build
 from asg.trainers import frozen, regularisers
 from asg.trainers.regularisers import backbone, fisher, make_penalty, of_mean_one, path_importance, path_integral
+from asg_book.experiments import PROFILES
 
 CPU = torch.device("cpu")
 

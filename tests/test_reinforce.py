@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from asg.config import make_config
 from asg.controllers.learned import Policy, Spec
-from asg.experiments import PROFILES, policy_config
 from asg.reinforce import REWARDS, Learning, MetaConfig, Progress, Window, reinforce_loss, returns
+from asg_book.experiments import PROFILES, policy_config
 
 
 def generator(seed: int = 0) -> torch.Generator:

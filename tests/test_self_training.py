@@ -12,16 +12,17 @@ import torch.nn.functional as F
 from torch import nn
 
 from asg import AsgError
-from asg.cli import adapt, model_of
+from asg.cli import adapt
 from asg.config import RunConfig, make_config
 from asg.data import load_domains, read_domains, unlabelled
 from asg.data.images import StepSampler
 from asg.data.segmentation import IGNORE, Draws
-from asg.experiments import PROFILES
 from asg.models import load_model
+from asg.own import model_of
 from asg.pseudo_labels import class_thresholds, hard_labels, mrkld, soft_labels
 from asg.trainers import self_training
 from asg.trainers.self_training import Halves, Labeller, Union, base_of, label, make_objective, survey
+from asg_book.experiments import PROFILES
 
 ADAPT = {"rounds": 2, "steps": 4, "warmup": 1, "portion": 0.5, "growth": 0.5, "lr": 0.01}
 HOW = {"CBST": {}, "MRKLD": {"mrkld": 0.1}, "LRENT": {"lrent": 0.25}, "both": {"mrkld": 0.1, "lrent": 0.25}}

@@ -12,8 +12,8 @@ from PIL import Image
 
 from asg.data import data_root
 from asg.data.images import square
-from asg.experiments import PROFILES, make_config
 from asg.models import Student, build
+from asg_book.experiments import PROFILES, make_config
 
 # A folder of ImageNet validation photographs with labels.csv (file,label); not part of the repository.
 SAMPLE = Path(os.environ.get("ASG_IMAGENET_SAMPLE", Path(__file__).parents[2] / "shared" / "imagenet_sample"))

@@ -1,15 +1,9 @@
-"""Bind a chapter to its experiment, execute the chapters, build the HTML."""
+"""What a chapter shows: its experiment bound to its parameters, tables, findings, provenance."""
 
 import hashlib
 import json
-import os
-import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 from IPython import get_ipython
@@ -17,14 +11,13 @@ from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from asg import AsgError, analysis, plots, records
+from asg import AsgError, records
 from asg.config import RunConfig
-from asg.experiments import EXPERIMENTS, Experiment, get
 from asg.run import run
+from asg_book import analysis, plots
+from asg_book.build import STAGED
+from asg_book.experiments import EXPERIMENTS, Experiment, get
 
-BOOK = records.REPOSITORY / "book"
-STAGED = BOOK / "_build" / "executed"
-HTML = BOOK / "_build" / "html"
 COLUMNS = {"accuracy": "task head", "kept": "kept head", "product": "both heads"}
 COLUMNS |= {"miou": "mIoU", "pixels": "pixels right"}
 COLUMNS |= {"agreement": "agreement", "imagenet": "ImageNet"}
@@ -32,7 +25,6 @@ NATS = {"validation_loss": "held-out loss", "kl": "held-out KL"}
 COLUMNS |= {**NATS, "validation": "held-out"}
 COLUMNS |= {"hse0": "HSE 0", "hse1": "HSE 1", "hse2": "HSE 2", "cka": "CKA", "ece": "ECE"}
 DIGITS = {"hse0": 3, "hse1": 3, "hse2": 3, "cka": 3}  # of shares 1, of all others 2
-CHAPTER_SECONDS = 600  # a chapter that takes longer has hung
 PARAMETERS = {"profile": str, "seeds": (list, tuple), "arms": (list, tuple), "overrides": dict, "fresh": bool}
 
 
@@ -103,7 +95,7 @@ class Bound:
         return {a.rpartition(", ")[0] or a if one_rival else f"{a} − {b}": (a, b) for a, b in pairs}
 
     def contrasts(self, metrics: Sequence[str]) -> pd.DataFrame:
-        """The declared differences as a long table for :func:`asg.plots.intervals`."""
+        """The declared differences as a long table for :func:`asg_book.plots.intervals`."""
         return analysis.differences(self.arms, self.pairs(), metrics)
 
     def intervals(self, metrics: Sequence[str]) -> Figure:
@@ -326,71 +318,3 @@ def benchmarks() -> pd.DataFrame:
     measured = json.loads(path.read_text())
     rows = {name: f"{ratio:.2f}" for name, ratio in measured["ratios"].items()}
     return pd.DataFrame({f"ratio ({measured['setting']}; {measured['date']})": rows})
-
-
-def chapters() -> list[Path]:
-    """Notebooks of the book in reading order."""
-    return sorted((BOOK / "chapters").glob("*.ipynb"))
-
-
-def digest_of(paths: Sequence[Path]) -> str:
-    """Hash of the contents of files, and of every file below folders, wherever these lie."""
-    digest = hashlib.sha256()
-    for path in paths:
-        below = sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-        for file in below or [path]:
-            digest.update(str(file.relative_to(path.parent)).encode() + file.read_bytes())
-    return digest.hexdigest()
-
-
-def execute(notebook: Path) -> float:
-    """Run one chapter by papermill in a fresh kernel into the staged book; return its seconds.
-
-    Skipped when chapter, package, records and policies are what they were when it last ran.
-    """
-    import papermill  # slow to import, and only needed here
-
-    out = STAGED / notebook.relative_to(BOOK)
-    stamp = out.with_suffix(".json")
-    ours = [records.REPOSITORY / part for part in ("asg", "policies", "requirements.lock")]
-    state = digest_of([notebook, records.results_root(), *ours])
-    if out.exists() and stamp.exists() and (kept := json.loads(stamp.read_text()))["state"] == state:
-        return kept["seconds"]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial, began = out.with_name(f"running-{out.name}"), time.monotonic()
-    print(f"executing {notebook.relative_to(BOOK)} …", flush=True)
-    try:
-        papermill.execute_notebook(
-            notebook, partial, kernel_name="python3", cwd=notebook.parent, progress_bar=False,
-            execution_timeout=CHAPTER_SECONDS, extra_arguments=["--log-level=40"],
-        )  # fmt: skip
-    except papermill.PapermillExecutionError as error:
-        raise AsgError(f"{notebook.name} fails in cell {error.exec_count}: {error.ename}: {error.evalue}") from None
-    seconds = time.monotonic() - began
-    partial.replace(out)
-    stamp.write_text(json.dumps({"state": state, "seconds": round(seconds, 1)}))
-    print(f"executed {notebook.relative_to(BOOK)} in {seconds:.0f} s", flush=True)
-    return seconds
-
-
-def build() -> Path:
-    """Execute what changed, build the HTML where anything changed, and return its first page."""
-    os.environ["TQDM_DISABLE"] = "1"
-    keep_out = shutil.ignore_patterns("_build", "*.ipynb", ".ipynb_checkpoints")
-    shutil.copytree(BOOK, STAGED, ignore=keep_out, dirs_exist_ok=True)
-    for notebook in chapters():
-        execute(notebook)
-    stamp, state = HTML.parent / "state", digest_of([STAGED])
-    first = HTML / "intro.html"
-    if first.exists() and stamp.exists() and stamp.read_text() == state:
-        return first
-    shutil.rmtree(HTML.parent / ".doctrees", ignore_errors=True)  # sphinx warns of a page only when it reads it
-    options = ["--path-output", str(BOOK), "-W", "-n", "--keep-going"]
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(STAGED), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode or not first.exists():
-        (HTML.parent / "build.log").write_text(done.stdout + done.stderr)
-        told = "\n".join(line for line in done.stderr.splitlines() if "WARNING" in line or "ERROR" in line)
-        raise AsgError(f"The book does not build:\n{told}\nThe whole log is {HTML.parent / 'build.log'}.")
-    stamp.write_text(state)
-    return first

@@ -24,11 +24,6 @@ PROFILES: dict[str, dict] = {
         "profile": "mini", "data": "mini", "size": 128, "backbone": "timm:tf_efficientnet_lite0", "weights": "lite0",
         "steps": 400, "batch": 16, "lr": 0.01, "warmup": 40, "evaluations": 5, "threads": 1,
     },
-    # People's own folders, by `asg train`.
-    "own": {
-        "profile": "own", "data": "folder", "size": 128, "backbone": "timm:tf_efficientnet_lite0", "weights": "lite0",
-        "steps": 200, "batch": 16, "lr": 0.01, "warmup": 20, "guidance": 0.1, "evaluations": 4,
-    },
     # The paper's VisDA-17 settings (section 4.1) are the defaults of RunConfig.
     "paper": {
         "profile": "paper", "data": "visda17", "backbone": "torchvision:resnet101", "epochs": 30, "evaluations": 30,

@@ -98,7 +98,7 @@ def gallery(images: ImageSet, columns: int = 6, rows: int = 4, titles: Sequence[
 def over_training(curves: pd.DataFrame, metrics: Sequence[str]) -> Figure:
     """Each metric against the step, one line an arm: mean over seeds, band of one standard deviation.
 
-    ``curves``: the long table of :func:`asg.analysis.curves`.
+    ``curves``: the long table of :func:`asg_book.analysis.curves`.
     """
     rows = -(-len(metrics) // 2)
     figure, axes = plt.subplots(rows, 2, figsize=(WIDTH, 1.95 * rows + 0.5), sharex=True, squeeze=False)
@@ -176,7 +176,7 @@ def control_loop() -> Figure:
 def meta_training(curves: pd.DataFrame) -> Figure:
     """Reward, entropy and held-out losses over the episodes of meta-trainings, one line a policy.
 
-    ``curves``: the long table of :func:`asg.analysis.meta_curves`.
+    ``curves``: the long table of :func:`asg_book.analysis.meta_curves`.
     """
     titles = {
         "reward": "reward", "entropy": "entropy of a choice (nats)",
@@ -194,7 +194,7 @@ def meta_training(curves: pd.DataFrame) -> Figure:
 
 @from_records
 def intervals(table: pd.DataFrame, xlabel: str) -> Figure:
-    """Estimates with their 95 % intervals, a panel a metric: the long table of :func:`asg.analysis.differences`.
+    """Estimates with their 95 % intervals, a panel a metric: the long table of :func:`asg_book.analysis.differences`.
 
     Shares are shown in points. What lies on the line at zero is not shown to differ from it.
     """
@@ -233,7 +233,7 @@ def ratios(table: pd.DataFrame, x: str) -> Figure:
 
 
 def sweep(table: pd.DataFrame, metrics: Sequence[str], xlabel: str) -> Figure:
-    """Each metric against the arms in their order: mean and 95 % interval of each :class:`~asg.analysis.Estimate`."""
+    """Each metric against the arms in their order: :class:`~asg_book.analysis.Estimate`, 95 % intervals."""
     figure, axis = plt.subplots(figsize=(WIDTH, 3.4))
     x = np.arange(len(table))
     for k, metric in enumerate(metrics):
@@ -305,7 +305,7 @@ def feature_maps(
 def trade_off(table: pd.DataFrame, kept: str, *worth: str) -> Figure:
     """What each arm keeps against what it is worth: means with bars of one standard deviation, a panel a metric.
 
-    ``table``: :func:`asg.analysis.summary`, one row an arm, its metrics shares.
+    ``table``: :func:`asg_book.analysis.summary`, one row an arm, its metrics shares.
     """
     figure, axes = plt.subplots(len(worth), 1, figsize=(WIDTH, 2.7 * len(worth) + 0.9), sharex=True, squeeze=False)
     for axis, metric in zip(axes.flat, worth, strict=True):
@@ -337,7 +337,7 @@ def strips(sets: dict[str, ImageSet], columns: int) -> Figure:
 def study(table: pd.DataFrame, metric: str) -> Figure:
     """A metric against each axis of the synthetic data, one panel an axis, one line a method with a band of one sd.
 
-    ``table``: the long table of :func:`asg.analysis.points`; points stand in their order.
+    ``table``: the long table of :func:`asg_book.analysis.points`; points stand in their order.
     """
     rows = table[table["metric"] == metric].assign(value=lambda t: t["value"] * (100 if metric in SHARES else 1))
     axes_names, arms = list(dict.fromkeys(rows["axis"])), list(dict.fromkeys(rows["arm"]))
@@ -375,7 +375,7 @@ def reliability(table: pd.DataFrame) -> Figure:
     """Share of right answers against confidence, one line an arm: mean over seeds, bars of one standard deviation.
 
     On the diagonal a network is as sure as it should be, below it too sure. ``table``: the long
-    table of :func:`asg.analysis.reliability`.
+    table of :func:`asg_book.analysis.reliability`.
     """
     figure, axis = plt.subplots(figsize=(WIDTH, 4.2))
     axis.plot([0, 100], [0, 100], color="0.6", linewidth=0.8)

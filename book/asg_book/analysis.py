@@ -9,7 +9,6 @@ import pandas as pd
 from scipy import stats
 
 from asg import AsgError
-from asg.config import RunConfig
 
 CONFIDENCE = 0.95
 INTERVALS = ["metric", "row", "mean", "low", "high"]  # columns of what plots.intervals draws
@@ -209,24 +208,3 @@ def per_class(arms: Mapping[str, Sequence[dict]]) -> pd.DataFrame:
     """Mean final accuracy of each class (rows) under each arm (columns)."""
     means = {arm: pd.DataFrame([r["final"]["per_class"] for r in records]).mean() for arm, records in arms.items()}
     return pd.DataFrame(means)
-
-
-def report(result: dict, config: RunConfig) -> str:
-    """A page about one run on own folders, as Markdown: what was trained, what it reaches, what it keeps."""
-    first, final = result["evaluations"][0], result["final"]
-    names = {
-        "validation": "accuracy on held-out source images",
-        "accuracy": "accuracy on the target (mean per class)",
-        "agreement": "agreement with the ImageNet network on the target",
-        "kl": "divergence from the ImageNet network (nats)",
-    }
-    lines = [
-        f"# ASG report\n\n{config.backbone}, {config.size} px, {result['steps']} steps of {config.batch}, "
-        f"λ = {config.guidance:g}, seed {config.seed}; {result['seconds']:.0f} s on {result['device']}. "
-        "Result: the last iterate.\n\n| | before | after |\n|---|---|---|",
-        *(f"| {text} | {first[k]:.3f} | {final[k]:.3f} |" for k, text in names.items() if k in final),
-    ]
-    if "per_class" in final:
-        rows = (f"| {c} | {a:.3f} |" for c, a in final["per_class"].items())
-        lines += ["\n| target class | accuracy |\n|---|---|", *rows]
-    return "\n".join(lines) + "\n"

@@ -1,0 +1,85 @@
+"""People's own folders: a model of renders, its report, and its adaptation to unlabelled photos."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from asg import AsgError, models, records
+from asg.config import RunConfig, make_config
+from asg.data.folder import scan
+from asg.data.images import make_folder
+from asg.trainers import classification, self_training
+
+# What every run on own folders starts from.
+PROFILE = {
+    "profile": "own", "data": "folder", "size": 128, "backbone": "timm:tf_efficientnet_lite0", "weights": "lite0",
+    "steps": 200, "batch": 16, "lr": 0.01, "warmup": 20, "guidance": 0.1, "evaluations": 4,
+}  # fmt: skip
+
+
+@contextmanager
+def own_folder(out: Path, config: RunConfig) -> Iterator[Path]:
+    """``out``, held by this process alone, with nothing in it that another configuration began."""
+    with records.lock(folder := make_folder(out)):
+        kept = folder / "config.json"
+        if any(folder.rglob("checkpoint.pt")) and kept.exists() and kept.read_text() != config.to_json():
+            raise AsgError(f"{folder} holds an unfinished run of other settings: give another --out, or remove it.")
+        records.write_text(kept, config.to_json())
+        yield folder
+
+
+def model_of(source: Path, target: Path | None, out: Path, overrides: dict, device: str | None = None) -> dict:
+    """Train on folders (resumed if ``out`` holds a checkpoint), write model and report, return the result."""
+    folders = {"source": str(source), "target": str(target) if target else None}
+    config = make_config(PROFILE, folders, overrides)
+    with own_folder(out, config) as folder:
+        result, student = classification.train(config, folder, device)
+        classes = tuple(sorted(p.name for p in source.iterdir() if p.is_dir() and not p.name.startswith(".")))
+        models.save_model(student, config, classes, folder)
+        records.write_text(folder / "report.json", json.dumps({**result, **records.provenance()}, indent=1))
+        records.write_text(folder / "report.md", report(result, config))
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+    return result
+
+
+def adapt(
+    model: Path, source: Path, target: Path, out: Path, overrides: dict, device: str | None = None
+) -> tuple[dict, tuple[str, ...]]:
+    """Adapt a model to the images below ``target`` (resumed if ``out`` holds a checkpoint); the result and the classes.
+
+    ``overrides`` are fields of the adaptation. Raises :class:`AsgError` where the source's classes are not the model's.
+    """
+    start, config, classes = models.load_model(model)
+    if classes != (found := tuple(scan(source, "source"))):
+        raise AsgError(f"{source} has the classes {', '.join(found)}, and {model} knows {', '.join(classes)}.")
+    how = {"images": str(target), **overrides}
+    config = make_config(config.model_dump(), {"source": str(source), "target": None, "adapt": how})
+    with own_folder(out, config) as folder:
+        result, student = self_training.train(config, folder, start, device)
+        models.save_model(student, config.model_copy(update={"adapt": None}), classes, folder)
+        for part in folder.glob("round-*"):
+            shutil.rmtree(part)
+    return result, classes
+
+
+def report(result: dict, config: RunConfig) -> str:
+    """A page about one run on own folders, as Markdown: what was trained, what it reaches, what it keeps."""
+    first, final = result["evaluations"][0], result["final"]
+    names = {
+        "validation": "accuracy on held-out source images",
+        "accuracy": "accuracy on the target (mean per class)",
+        "agreement": "agreement with the ImageNet network on the target",
+        "kl": "divergence from the ImageNet network (nats)",
+    }
+    lines = [
+        f"# ASG report\n\n{config.backbone}, {config.size} px, {result['steps']} steps of {config.batch}, "
+        f"λ = {config.guidance:g}, seed {config.seed}; {result['seconds']:.0f} s on {result['device']}. "
+        "Result: the last iterate.\n\n| | before | after |\n|---|---|---|",
+        *(f"| {text} | {first[k]:.3f} | {final[k]:.3f} |" for k, text in names.items() if k in final),
+    ]
+    if "per_class" in final:
+        rows = (f"| {c} | {a:.3f} |" for c, a in final["per_class"].items())
+        lines += ["\n| target class | accuracy |\n|---|---|", *rows]
+    return "\n".join(lines) + "\n"

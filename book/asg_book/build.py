@@ -1,0 +1,86 @@
+"""Execute the chapters that changed, and build the HTML."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from asg import AsgError, records
+
+BOOK = records.REPOSITORY / "book"
+STAGED = BOOK / "_build" / "executed"
+HTML = BOOK / "_build" / "html"
+CHAPTER_SECONDS = 600  # a chapter that takes longer has hung
+
+
+def chapters() -> list[Path]:
+    """Notebooks of the book in reading order."""
+    return sorted((BOOK / "chapters").glob("*.ipynb"))
+
+
+def digest_of(paths: Sequence[Path]) -> str:
+    """Hash of the contents of files, and of every file below folders, wherever these lie."""
+    digest = hashlib.sha256()
+    for path in paths:
+        below = sorted(p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+        for file in below or [path]:
+            digest.update(str(file.relative_to(path.parent)).encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def execute(notebook: Path) -> float:
+    """Run one chapter by papermill in a fresh kernel into the staged book; return its seconds.
+
+    Skipped when chapter, package, records and policies are what they were when it last ran.
+    """
+    import papermill  # slow to import, and only needed here
+
+    out = STAGED / notebook.relative_to(BOOK)
+    stamp = out.with_suffix(".json")
+    ours = [records.REPOSITORY / part for part in ("asg", "book/asg_book", "policies", "requirements.lock")]
+    state = digest_of([notebook, records.results_root(), *ours])
+    if out.exists() and stamp.exists() and (kept := json.loads(stamp.read_text()))["state"] == state:
+        return kept["seconds"]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial, began = out.with_name(f"running-{out.name}"), time.monotonic()
+    print(f"executing {notebook.relative_to(BOOK)} …", flush=True)
+    try:
+        papermill.execute_notebook(
+            notebook, partial, kernel_name="python3", cwd=notebook.parent, progress_bar=False,
+            execution_timeout=CHAPTER_SECONDS, extra_arguments=["--log-level=40"],
+        )  # fmt: skip
+    except papermill.PapermillExecutionError as error:
+        raise AsgError(f"{notebook.name} fails in cell {error.exec_count}: {error.ename}: {error.evalue}") from None
+    seconds = time.monotonic() - began
+    partial.replace(out)
+    stamp.write_text(json.dumps({"state": state, "seconds": round(seconds, 1)}))
+    print(f"executed {notebook.relative_to(BOOK)} in {seconds:.0f} s", flush=True)
+    return seconds
+
+
+def build() -> Path:
+    """Execute what changed, build the HTML where anything changed, and return its first page."""
+    os.environ["TQDM_DISABLE"] = "1"
+    keep_out = shutil.ignore_patterns("_build", "asg_book", "*.ipynb", ".ipynb_checkpoints")
+    shutil.copytree(BOOK, STAGED, ignore=keep_out, dirs_exist_ok=True)
+    for notebook in chapters():
+        execute(notebook)
+    stamp, state = HTML.parent / "state", digest_of([STAGED])
+    first = HTML / "intro.html"
+    if first.exists() and stamp.exists() and stamp.read_text() == state:
+        return first
+    shutil.rmtree(HTML.parent / ".doctrees", ignore_errors=True)  # sphinx warns of a page only when it reads it
+    options = ["--path-output", str(BOOK), "-W", "-n", "--keep-going"]
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(STAGED), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode or not first.exists():
+        (HTML.parent / "build.log").write_text(done.stdout + done.stderr)
+        told = "\n".join(line for line in done.stderr.splitlines() if "WARNING" in line or "ERROR" in line)
+        raise AsgError(f"The book does not build:\n{told}\nThe whole log is {HTML.parent / 'build.log'}.")
+    stamp.write_text(state)
+    return first
