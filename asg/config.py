@@ -78,10 +78,9 @@ class Adaptation(BaseModel):
     rounds: int = Field(3, ge=1, description="Times that the target is labelled anew.")
     portion: float = Field(0.2, ge=0, le=1, description="Share of each predicted class that is labelled first,")
     growth: float = Field(0.1, ge=0, le=1, description="and by how much more in each further round.")
-    steps: int = Field(62, ge=1, description="Steps of a round.")
-    lr: float = Field(1e-3, gt=0, description="Peak rate of the task head in a round.")
+    length: float = Field(0.5, gt=0, description="Steps of a round, and of its warm-up, as a share of the training's.")
+    rate: float = Field(0.5, gt=0, description="Peak rate of the task head in a round, as a share of lr.")
     backbone_factor: float = Field(0.1, ge=0, description="Rate of every backbone group, as a share of it.")
-    warmup: int = Field(6, ge=1, description="Steps of warm-up in a round.")
     half: bool = Field(False, description="Adapt to every second target image, and report on the others.")
     images: str | None = Field(None, description="Folder of unlabelled images (data = folder).")
 

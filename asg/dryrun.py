@@ -17,7 +17,7 @@ from asg.dense_models import DenseStudent
 from asg.models import Student, layer_groups
 from asg.trainers import classification, segmentation
 from asg.trainers.loop import evaluation_steps
-from asg.trainers.self_training import base_of
+from asg.trainers.self_training import base_of, round_config
 
 # Images to train on and to report on: Peng et al. 2017 (VisDA-17); Richter et al. 2016 (GTA5), Cordts et al. 2016.
 PUBLISHED = {"visda17": (152_397, 55_388, len(visda.CLASSES)), "gta5": (24_966, 500, len(street.CLASSES))}
@@ -114,10 +114,13 @@ def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
     evaluations, outputs = len(evaluation_steps(steps, config.evaluations)), 4 * imagenet_classes(student)
     taught, seen = train if config.guidance and not config.crop else 0, held_out + photos
     live = steps * config.batch if config.guidance and config.crop else 0  # images of a teacher that sees each crop
-    passes = seen + evaluations * (2 * seen if dense else seen + photos)  # the teacher's, then each evaluation's:
-    if config.data == "gta5":  # kept answers beside the task's, at full size; else photos are mirrored too
-        passes *= math.prod(segmentation.WINDOW) / config.crop**2
+    full = math.prod(segmentation.WINDOW) / config.crop**2 if config.data == "gta5" else 1  # of what a step sees
+    each = full * (2 * seen if dense else seen + photos)  # kept answers beside the task's, or mirrored photos
     kept, one, second = 0 if dense or config.data == "toy" else train + seen, forward / config.batch, tflops * 1e12
+    adapting = {}
+    if how := config.adapt:  # a round: its steps, whose target half is labelled, two passes that label, two evaluations
+        a_round = round_config(config, 0, steps).steps * (both + forward / 2) + 2 * (full * photos + each) * one
+        adapting = {"self-training": how.rounds * a_round / second}
     return Plan(
         config, (train, held_out, photos), classes, counted, groups, getattr(controller, "parts", []),
         steps, evaluations,
@@ -126,7 +129,7 @@ def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
          "image cache": kept * config.size**2 * 3, "checkpoint": weights + trained},
         (one, float(both)), tflops,
         {"training": steps * both / second, "teacher": (taught + live) * one / second,
-         "evaluation": passes * one / second},
+         "evaluation": (full * seen + evaluations * each) * one / second, **adapting},
     )  # fmt: skip
 
 

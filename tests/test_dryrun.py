@@ -196,6 +196,16 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         toy(data="folder", source=str(tmp_path / "nowhere"))
 
 
+def test_rounds_of_self_training_are_counted() -> None:
+    """Two rounds of half the steps; each labels the target twice and evaluates twice, photos with their mirror."""
+    plan = toy(adapt={"rounds": 2, "length": 0.5})
+    one, both = plan.flops
+    _, held_out, photos = plan.images
+    a_round = 4 * (both + 8 / 2 * one) + (2 * photos + 2 * (held_out + 2 * photos)) * one
+    assert plan.seconds["self-training"] == pytest.approx(2 * a_round / 15e12)
+    assert "self-training" in report(plan) and "self-training" not in toy().seconds
+
+
 @pytest.mark.parametrize(
     ("backbone", "trained"),
     [("vgg16", 134_456_985), ("resnet50", 24_908_940), ("resnet101", 43_901_068)],  # counted in test_dense_models

@@ -24,7 +24,7 @@ from asg.trainers import self_training
 from asg.trainers.self_training import Halves, Labeller, Union, base_of, label, make_objective, survey
 from asg_book.experiments import PROFILES
 
-ADAPT = {"rounds": 2, "steps": 4, "warmup": 1, "portion": 0.5, "growth": 0.5, "lr": 0.01}
+ADAPT = {"rounds": 2, "length": 0.5, "rate": 1.0, "portion": 0.5, "growth": 0.5}
 HOW = {"CBST": {}, "MRKLD": {"mrkld": 0.1}, "LRENT": {"lrent": 0.25}, "both": {"mrkld": 0.1, "lrent": 0.25}}
 DATA = {"images": {"data": "toy"}, "scenes": {"data": "toy-scenes", "batch": 4}}
 
@@ -108,6 +108,7 @@ def test_the_labels_are_those_of_the_papers_equations(answers, target, alpha: fl
     assert chosen == tuple(i for i in range(12) if hard[i] != IGNORE)
     matrix = torch.tensor(worth["selection"])
     assert worth["labelled"] == [int((hard == c).sum()) for c in range(3)]
+    assert worth["pseudo"] == hard.tolist()
     assert matrix.sum() == 12 and matrix[:, -1].sum() == 12 - len(chosen)
     assert matrix[:, :-1].diagonal().sum() == sum(int(hard[i]) == i % 3 for i in chosen)
     assert worth["sure"] == pytest.approx(float(p.max(1).values[list(chosen)].mean()))
@@ -291,6 +292,6 @@ def test_photos_that_are_missing_and_another_models_classes_are_a_sentence(own, 
     (source / "cup").rename(source / "mug")
     with pytest.raises(AsgError, match=r"has the classes apple, boat, mug, and .* knows apple, boat, cup"):
         adapt_own(source, photos, model, out)
-    with pytest.raises(AsgError, match="rate"):
+    with pytest.raises(AsgError, match="pace"):
         (source / "mug").rename(source / "cup")
-        adapt_own(source, photos, model, out, "rate=3")
+        adapt_own(source, photos, model, out, "pace=3")

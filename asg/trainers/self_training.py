@@ -20,8 +20,8 @@ from torch.utils.data import BatchSampler, Dataset
 
 from asg import AsgError
 from asg.config import RunConfig
-from asg.data import SEGMENTATION, unlabelled
-from asg.data.images import UNLABELLED, StepSampler, make_folder
+from asg.data import SEGMENTATION, read_domains, unlabelled
+from asg.data.images import UNLABELLED, StepSampler, make_folder, total_steps
 from asg.data.segmentation import IGNORE, Augmentation
 from asg.dense_losses import segmentation_loss
 from asg.pseudo_labels import (
@@ -115,9 +115,10 @@ def label(labeller: Labeller, target: Dataset, classes: int, device: torch.devic
     """The images that get a pseudo-label somewhere, and what the labels are worth.
 
     ``labelled`` counts the pseudo-labels of each class, ``sure`` is their mean confidence, ``selection`` the
-    :func:`~asg.pseudo_labels.selection_matrix` over the set. The truth enters the last alone.
+    :func:`~asg.pseudo_labels.selection_matrix` over the set, which alone the truth enters, and ``pseudo`` the
+    label of each image (IGNORE: none), where an image has one.
     """
-    chosen, matrix, sure = [], torch.zeros(classes, classes + 1, dtype=torch.long), 0.0
+    chosen, matrix, sure, pseudo = [], torch.zeros(classes, classes + 1, dtype=torch.long), 0.0, []
     counts = torch.zeros(classes, dtype=torch.long)
     for i in range(len(target)):
         _, image, truth = target[i]
@@ -128,6 +129,8 @@ def label(labeller: Labeller, target: Dataset, classes: int, device: torch.devic
         else:
             labels = hard_labels(p, labeller.thresholds)
         selected = labels != IGNORE
+        if labels.dim() == 1:
+            pseudo.append(int(labels))
         if bool(selected.any()):
             chosen.append(i)
             sure += float(p.max(1).values[selected].sum())
@@ -135,7 +138,7 @@ def label(labeller: Labeller, target: Dataset, classes: int, device: torch.devic
         truth = torch.as_tensor(truth)[None]
         matrix += selection_matrix(labels.cpu(), truth.where(truth != UNLABELLED, IGNORE), classes)
     worth = {"labelled": counts.tolist(), "sure": sure / max(1, int(counts.sum())), "selection": matrix.tolist()}
-    return tuple(chosen), worth
+    return tuple(chosen), {**worth, "pseudo": pseudo}
 
 
 def make_objective(source: int, labeller: Labeller, alpha: float) -> Callable[..., dict[str, Tensor]]:
@@ -154,12 +157,13 @@ def make_objective(source: int, labeller: Labeller, alpha: float) -> Callable[..
     return objective
 
 
-def round_config(config: RunConfig, number: int) -> RunConfig:
-    """The training of one round: hand-tuned rates, no guidance, an order of images of its own."""
+def round_config(config: RunConfig, number: int, steps: int) -> RunConfig:
+    """One round after a training of ``steps``: hand-tuned rates, no guidance, an order of images of its own."""
     how = config.adapt
-    own = {"steps": how.steps, "epochs": None, "lr": how.lr, "backbone_factor": how.backbone_factor}
-    rest = {"warmup": how.warmup, "evaluations": 1, "guidance": 0.0, "regulariser": None, "control": None}
-    return config.model_copy(update={**own, **rest, "seed": config.seed + 1000 * (number + 1)})
+    length = {"steps": max(1, round(how.length * steps)), "warmup": max(1, round(how.length * config.warmup))}
+    rates = {"lr": how.rate * config.lr, "backbone_factor": how.backbone_factor, "control": None}
+    rest = {"epochs": None, "evaluations": 1, "guidance": 0.0, "regulariser": None}
+    return config.model_copy(update={**length, **rates, **rest, "seed": config.seed + 1000 * (number + 1)})
 
 
 def prepare(config: RunConfig, accelerator: Accelerator, number: int, before: dict[str, Tensor]) -> Task:
@@ -209,12 +213,13 @@ def train(
     of the last round, with the evaluations of all: the first is the start's, before any adaptation.
     """
     state, evaluations, seconds = start.state_dict(), [], 0.0
+    trained = total_steps(config, len(read_domains(config).source))
     for number in range(config.adapt.rounds):
-        part = make_folder(folder / f"round-{number + 1}")
+        part, one = make_folder(folder / f"round-{number + 1}"), round_config(config, number, trained)
         how = partial(prepare, number=number, before=state)
-        result, network = conduct(round_config(config, number), part, device, how, on_evaluation)
+        result, network = conduct(one, part, device, how, on_evaluation)
         state = {name: value.cpu() for name, value in network.state_dict().items()}
         seconds += result["seconds"]
         done = result["evaluations"] if number == 0 else result["evaluations"][1:]
-        evaluations += [{**e, "step": e["step"] + number * config.adapt.steps} for e in done]
+        evaluations += [{**e, "step": e["step"] + number * one.steps} for e in done]
     return {**result, "evaluations": evaluations, "final": evaluations[-1], "seconds": round(seconds, 1)}, network
