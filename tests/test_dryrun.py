@@ -198,7 +198,7 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
 
 def test_rounds_of_self_training_are_counted() -> None:
     """Two rounds of half the steps; each labels the target twice and evaluates twice, photos with their mirror."""
-    plan = toy(adapt={"rounds": 2, "length": 0.5})
+    plan = dry_run(make_config(PROFILES["toy"], {"adapt": {"rounds": 2, "length": 0.5}}))
     one, both = plan.flops
     _, held_out, photos = plan.images
     a_round = 4 * (both + 8 / 2 * one) + (2 * photos + 2 * (held_out + 2 * photos)) * one

@@ -4,9 +4,11 @@ import dataclasses
 import math
 
 import pytest
+from conftest import untrained
 
 from asg import AsgError, records
 from asg.run import run
+from asg.trainers import self_training
 from asg.trainers.classification import train
 from asg.trainers.self_training import base_of
 from asg_book.analysis import best_kept
@@ -53,16 +55,23 @@ def test_every_arm_takes_two_steps_on_the_toy_data(name: str, arm: str, tmp_path
 
 
 @pytest.mark.parametrize(("name", "arm"), ADAPTED)
-def test_every_self_training_starts_where_its_training_ends(name: str, arm: str, workplace):
-    """Two steps of training, three rounds of one step; the record begins with the training's own end."""
-    experiment, metric = get(name), get(name).metric
-    config = experiment.config("toy", arm, experiment.seeds[0], {"steps": 2, "evaluations": 1})
-    whole = config.model_copy(update={"adapt": config.adapt.model_copy(update={"portion": 1.0, "length": 0.5})})
-    record = run(whole, device="cpu")
-    assert [e["step"] for e in record["evaluations"]] == [0, 1, 2, 3]
+def test_every_self_training_takes_three_rounds(name: str, arm: str, workplace, tmp_path):
+    experiment = get(name)
+    config = experiment.config("toy", arm, experiment.seeds[0])
+    rounds = config.adapt.model_copy(update={"portion": 0.8, "length": 2 / config.steps})
+    config = config.model_copy(update={"adapt": rounds})
+    result, _ = self_training.train(config, tmp_path, untrained(config), "cpu")
+    assert [e["step"] for e in result["evaluations"]] == [0, 2, 4, 6]
+    assert math.isfinite(result["final"][experiment.metric]) and max(result["final"]["drift"].values()) > 0
+
+
+def test_self_training_starts_where_its_training_ends(workplace):
+    """Long enough a training to tell classes apart; the record begins with that training's own end."""
+    config = get("adaptation").config("toy", "vanilla, CBST", 0, {"evaluations": 1, "steps": 100, "lr": 0.03})
     start = run(config.model_copy(update={"adapt": None}), device="cpu")["final"]
-    assert config.adapt.half or record["evaluations"][0][metric] == start[metric]
-    assert math.isfinite(record["final"][metric]) and record["final"]["drift"] != start["drift"]
+    record = run(config, device="cpu")
+    assert record["evaluations"][0]["per_class"] == start["per_class"]
+    assert [e["step"] for e in record["evaluations"]] == [0, 50, 100, 150]
 
 
 def test_the_oracle_is_the_untrained_networks_evaluation(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import untrained
 from torch import nn
 
 from asg import AsgError
@@ -21,7 +22,7 @@ from asg.models import load_model
 from asg.own import model_of
 from asg.pseudo_labels import class_thresholds, hard_labels, mrkld, soft_labels
 from asg.trainers import self_training
-from asg.trainers.self_training import Halves, Labeller, Union, base_of, label, make_objective, survey
+from asg.trainers.self_training import Halves, Labeller, Union, label, make_objective, survey
 from asg_book.experiments import PROFILES
 
 ADAPT = {"rounds": 2, "length": 0.5, "rate": 1.0, "portion": 0.5, "growth": 0.5}
@@ -31,10 +32,6 @@ DATA = {"images": {"data": "toy"}, "scenes": {"data": "toy-scenes", "batch": 4}}
 
 def adapting(data: str = "images", **how: object) -> RunConfig:
     return make_config(PROFILES["toy"], DATA[data], {"adapt": {**ADAPT, **how}})
-
-
-def untrained(config: RunConfig) -> nn.Module:
-    return base_of(config).build(config, len(read_domains(config).source.classes))
 
 
 class Table(nn.Module):
