@@ -402,7 +402,7 @@ EXPERIMENTS = {
         Experiment(
             "segmentation_trials",
             "Which base rate, and how much guidance, before held-out scenes suffer?",
-            {f"rate, {rate:g}": {**SMALL, "lr": rate} for rate in (0.02, 0.01, 0.005)}
+            {f"rate, {rate:g}": {**SMALL, "lr": rate} for rate in (0.02, 0.01, 0.005, 0.002)}
             | {
                 f"{form}, {weight:g}": {**SMALL, **pieces, "guidance": weight}
                 for form, pieces in (("whole map", {}), ("patches", {"chunks": 2}))
