@@ -18,11 +18,15 @@ from asg_book.analysis import (
     differences,
     drifts,
     estimate,
+    fates,
+    gains,
+    labels_per_class,
     meta_curves,
     meta_ratios,
     per_class,
     points,
     reliability,
+    rounds,
     slopes,
     summary,
 )
@@ -233,3 +237,48 @@ def test_points_take_axis_point_and_method_apart():
     assert table.iloc[0].to_dict() == {
         "axis": "scene", "point": "fixed, white", "arm": "plain", "seed": 1, "metric": "accuracy", "value": 0.4,
     }  # fmt: skip
+
+
+def adapted(seed: int, *evaluations: dict) -> dict:
+    return {"seed": seed, "evaluations": list(evaluations), "final": evaluations[-1]}
+
+
+ROUND = {"accuracy": 0.5, "sure": 0.9, "selection": [[3, 1, 4], [1, 3, 0]]}  # truth a, b × label a, b, none
+
+
+def test_rounds_say_what_the_labels_of_each_round_were_worth():
+    runs = {"arm": [adapted(7, {**ROUND, "accuracy": 0.4}, ROUND)], "no self-training": [record(1, 0.4)]}
+    table = rounds(runs, ["accuracy"]).set_index(["step", "metric"])["value"]
+    assert table[0, "accuracy"] == 0.4 and table[1, "accuracy"] == 0.5
+    assert table[1, "precision"] == 6 / 8 and table[1, "coverage"] == 8 / 12
+    assert table[1, "excess"] == pytest.approx(0.9 - 6 / 8) and len(table) == 5  # round 0 has no labels
+
+
+def test_labels_per_class_add_up_the_seeds():
+    last = {**ROUND, "selection": [[8, 0, 0], [0, 0, 4]]}
+    table = labels_per_class([adapted(0, ROUND, ROUND, last), adapted(1, ROUND, ROUND, last)], ["a", "b"])
+    assert table["precision, first round"].tolist() == [0.75, 0.75]
+    assert table["coverage, first round"].tolist() == [0.5, 1.0]
+    assert table["precision, last round"]["a"] == 1.0 and np.isnan(table["precision, last round"]["b"])
+    assert table["coverage, last round"].tolist() == [1.0, 0.0]
+    assert labels_per_class([], ["a"]).empty
+
+
+def test_fates_follow_the_labels_of_the_first_round_to_the_end():
+    start = {"predicted": [0, 0, 1, 1]}
+    first = {"predicted": [0, 0, 1, 1], "pseudo": [0, 1, 255, 1]}
+    end = {"predicted": [0, 1, 0, 0], "pseudo": [0, 1, 1, 1]}
+    table = fates({"arm": [adapted(0, start, first, end)], "none": []}, [0, 0, 0, 1])
+    assert table.columns.tolist() == ["of the photos", "answered as labelled", "right before", "right after"]
+    assert table.loc[("arm", "right label")].tolist() == [0.5, 0.5, 1.0, 0.5]
+    assert table.loc[("arm", "wrong label")].tolist() == [0.25, 1.0, 1.0, 0.0]
+    assert table.loc[("arm", "no label")].tolist() == [0.25, 0.0, 0.0, 1.0]
+    assert len(table) == 3
+
+
+def test_gains_are_paired_within_each_run():
+    runs = [adapted(s, {"accuracy": 0.1 * s}, {"accuracy": 0.1 * s + gain}) for s, gain in enumerate((0.1, 0.3))]
+    table = gains({"arm": runs, "one evaluation": [adapted(0, {"accuracy": 0.4})]}, ["accuracy"])
+    known = estimate([0.1, 0.3])
+    assert table["row"].tolist() == ["arm"]
+    assert table.iloc[0][["mean", "low", "high"]].tolist() == pytest.approx([known.mean, known.low, known.high])

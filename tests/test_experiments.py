@@ -12,7 +12,7 @@ from asg.trainers import self_training
 from asg.trainers.classification import train
 from asg.trainers.self_training import base_of
 from asg_book.analysis import best_kept
-from asg_book.experiments import CHOSEN, EXPERIMENTS, PROFILES, STRENGTHS, Experiment, get
+from asg_book.experiments import CHOSEN, EXPERIMENTS, PROFILES, STRENGTHS, TRIED_RATES, TRIED_WEIGHTS, Experiment, get
 
 ARMS = [(e.id, arm) for e in EXPERIMENTS.values() for arm in e.arms]
 ADAPTED = [(name, arm) for name, arm in ARMS if EXPERIMENTS[name].arms[arm].get("adapt") is not None]
@@ -119,7 +119,9 @@ def test_arms_start_from_the_same_network(tmp_path, monkeypatch):
 def test_every_arm_is_a_valid_configuration_of_every_profile(profile: str, name: str, arm: str):
     config = get(name).config(profile, arm, 7)
     assert (config.profile, config.seed) == (profile, 7)
-    for field, value in get(name).arms[arm].items():
+    arm_of = dict(get(name).arms[arm])
+    here, *_ = [arm_of.pop(p, {}) for p in (profile, *(PROFILES.keys() - {profile}))]
+    for field, value in {**arm_of, **here}.items():
         given = getattr(config, field)
         if isinstance(value, dict):
             given = {key: getattr(given, key) for key in value}
@@ -152,6 +154,29 @@ def test_a_rivals_strength_is_what_the_rule_chooses_from_the_committed_records(k
         records.find(trial.config("mini", f"{kind}, {name}", seed)) for name in STRENGTHS[kind] for seed in trial.seeds
     ]
     assert list(STRENGTHS[kind])[best_kept([[record] for record in found])] == CHOSEN[kind]
+
+
+def segmentation_trials(kind: str, tried: tuple[float, ...]) -> list[list[dict]]:
+    trial = get("segmentation_trials")
+    return [[records.find(trial.config("mini", f"{kind}, {value:g}", 0))] for value in tried]
+
+
+def test_the_base_rate_of_the_scenes_is_the_largest_within_one_standard_error_of_the_lowest_loss():
+    final = {
+        r: found[0]["final"] for r, found in zip(TRIED_RATES, segmentation_trials("rate", TRIED_RATES), strict=True)
+    }
+    best = min(final.values(), key=lambda f: f["validation_loss"])
+    bound = best["validation_loss"] + best["validation_loss_error"]
+    chosen = max(rate for rate, f in final.items() if f["validation_loss"] <= bound)
+    assert get("segmentation").config("mini", "vanilla", 0).lr == chosen
+
+
+@pytest.mark.parametrize("form", ["whole map", "patches"])
+def test_the_weight_of_dense_guidance_is_what_the_rule_chooses_from_the_committed_records(form: str):
+    config = get("segmentation").config("mini", form, 0)
+    assert config.guidance == TRIED_WEIGHTS[best_kept(segmentation_trials(form, TRIED_WEIGHTS))]
+    trial = get("segmentation_trials").config("mini", f"{form}, {config.guidance:g}", 0)
+    assert trial.identity() == config.identity()
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ from scipy.io import savemat
 from asg import AsgError
 from asg.data import street
 from asg.data.segmentation import IGNORE
+from asg.run import run
+from asg_book.experiments import get
 
 # Published: name, label id, train id (helpers/labels.py of cityscapesScripts; 255 and −1 are not evaluated).
 PUBLISHED = """
@@ -375,3 +378,22 @@ def test_the_stray_colours_of_one_published_file_are_ignored(camvid):
     save(camvid / "LabeledApproved_full/Seq05VD_f02610_L.png", colours)
     labels = street.camvid(camvid).decode(2)[1]
     assert labels[1, 2] == IGNORE and (labels == street.CLASSES.index("sky")).sum() == HEIGHT * WIDTH - 1
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["vgg16", "resnet50", "resnet101"])
+def test_two_steps_at_the_papers_crop_on_a_cpu(workplace, monkeypatch, backbone: str):
+    monkeypatch.setattr(f"{__name__}.HEIGHT", 64)
+    monkeypatch.setattr(f"{__name__}.WIDTH", 520)
+    make_gta5(workplace.data / "gta5", 101)  # two are held out
+    make_cityscapes(workplace.data / "cityscapes")
+    once = {"backbone": f"torchvision:{backbone}", "weights": "random", "batch": 1, "steps": 2, "evaluations": 1}
+    config = get("segmentation").config("paper", "asg", 0, {**once, "warmup": 1, "workers": 0})
+    record = run(config)
+    assert (config.crop, config.guidance, record["steps"]) == (512, 75.0, 2)
+    first, last = record["evaluations"]
+    assert last["miou"] != first["miou"] and math.isfinite(last["validation_loss"])
+    assert sum(v > 0 for v in last["drift"].values()) == len(last["drift"])

@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import stats
 
 from asg import AsgError
+from asg.data.segmentation import IGNORE
+from asg.pseudo_labels import coverage_per_class, precision_per_class
 
 CONFIDENCE = 0.95
 INTERVALS = ["metric", "row", "mean", "low", "high"]  # columns of what plots.intervals draws
@@ -208,3 +211,77 @@ def per_class(arms: Mapping[str, Sequence[dict]]) -> pd.DataFrame:
     """Mean final accuracy of each class (rows) under each arm (columns)."""
     means = {arm: pd.DataFrame([r["final"]["per_class"] for r in records]).mean() for arm, records in arms.items()}
     return pd.DataFrame(means)
+
+
+def gains(arms: Mapping[str, Sequence[dict]], metrics: Sequence[str]) -> pd.DataFrame:
+    """What (self-)training changed: last evaluation − first, one difference a seed, for ``plots.intervals``.
+
+    Arms that have a single evaluation, or none, are left out.
+    """
+    rows = []
+    for metric in metrics:
+        for arm, records in arms.items():
+            e = estimate(
+                [r["final"][metric] - r["evaluations"][0][metric] for r in records if len(r["evaluations"]) > 1]
+            )
+            rows += [(metric, arm, e.mean, e.low, e.high)] if e.n else []
+    return pd.DataFrame(rows, columns=INTERVALS)
+
+
+def rounds(arms: Mapping[str, Sequence[dict]], metrics: Sequence[str]) -> pd.DataFrame:
+    """Long table of self-training by rounds: arm, seed, step (the round, 0 before the first), metric, value.
+
+    ``metrics`` of the evaluations, and what the pseudo-labels of a round were worth, each over the whole target:
+    *precision*, the share that is right; *coverage*, the share of the target that was labelled; *excess*, their mean
+    confidence less their precision.
+    """
+    rows = []
+    for arm, records in arms.items():
+        for record in (r for r in records if "selection" in r["final"]):
+            for number, e in enumerate(record["evaluations"]):
+                matrix = np.asarray(e["selection"])  # (C, C + 1): truth × label, the last column unlabelled
+                right, labelled = np.trace(matrix), matrix[:, :-1].sum()
+                worth = {
+                    "precision": right / labelled, "coverage": labelled / matrix.sum(),
+                    "excess": e["sure"] - right / labelled,
+                }  # fmt: skip
+                found = {m: e[m] for m in metrics} | (worth if number else {})
+                rows += [(arm, record["seed"], number, metric, value) for metric, value in found.items()]
+    return pd.DataFrame(rows, columns=["arm", "seed", "step", "metric", "value"])
+
+
+def labels_per_class(records: Sequence[dict], classes: Sequence[str]) -> pd.DataFrame:
+    """Precision and coverage of the pseudo-labels of each class (rows) in the first and the last round, over all seeds.
+
+    A class that got no label has no precision (NaN).
+    """
+    columns = {}
+    for name, at in (("first round", 1), ("last round", -1)) if records else ():
+        matrix = torch.tensor([r["evaluations"][at]["selection"] for r in records]).sum(0)  # (C, C + 1)
+        columns[f"precision, {name}"] = precision_per_class(matrix).numpy()
+        columns[f"coverage, {name}"] = coverage_per_class(matrix).numpy()
+    return pd.DataFrame(columns, list(classes))
+
+
+def fates(arms: Mapping[str, Sequence[dict]], labels: Sequence[int]) -> pd.DataFrame:
+    """What became of the first round's pseudo-labels, as shares of images in three parts (rows: arm, then part).
+
+    Right labels, wrong labels, and images without one: what share of the target each part is, what share of it the
+    adapted network answers as the label said, and what share it answers rightly, before self-training and after.
+    Over all seeds together.
+    """
+    truth, rows = np.asarray(labels), {}
+    for arm, records in arms.items():
+        for part in ("right label", "wrong label", "no label") if records else ():
+            counts = np.zeros(4)
+            for record in records:
+                first = np.asarray(record["evaluations"][1]["pseudo"])
+                before, after = (np.asarray(record["evaluations"][k]["predicted"]) for k in (0, -1))
+                kind = np.where(first == IGNORE, "no label", np.where(first == truth, "right label", "wrong label"))
+                here = kind == part
+                counts += [here.sum(), (after == first)[here].sum(), (before == truth)[here].sum(),
+                           (after == truth)[here].sum()]  # fmt: skip
+            total = len(truth) * len(records)
+            of = max(1.0, counts[0])
+            rows[arm, part] = [counts[0] / total, counts[1] / of, counts[2] / of, counts[3] / of]
+    return pd.DataFrame(rows, ["of the photos", "answered as labelled", "right before", "right after"]).T

@@ -159,6 +159,11 @@ def styled(table: pd.DataFrame) -> Styler:
     return table.style.set_uuid(digest).set_table_attributes('class="dataframe"')
 
 
+def shares(table: pd.DataFrame) -> Styler:
+    """A table of shares, in per cent."""
+    return styled(table.map(lambda share: f"{100 * share:.1f} %"))
+
+
 def bind(
     experiment: str,
     profile: str = "mini",

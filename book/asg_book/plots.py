@@ -41,6 +41,9 @@ NAMES = {
     "ece": "calibration error (ECE)",
     "held_task": "held-out task loss",
     "held_guidance": "held-out KL",
+    "precision": "pseudo-labels that are right",
+    "coverage": "photos with a pseudo-label",
+    "excess": "confidence less precision",
 }
 SHARES = {
     "accuracy",
@@ -52,6 +55,9 @@ SHARES = {
     "imagenet",
     "validation",
     "ece",
+    "precision",
+    "coverage",
+    "excess",
 }  # shown in per cent
 
 
@@ -95,10 +101,10 @@ def gallery(images: ImageSet, columns: int = 6, rows: int = 4, titles: Sequence[
 
 
 @from_records
-def over_training(curves: pd.DataFrame, metrics: Sequence[str]) -> Figure:
+def over_training(curves: pd.DataFrame, metrics: Sequence[str], xlabel: str = "step") -> Figure:
     """Each metric against the step, one line an arm: mean over seeds, band of one standard deviation.
 
-    ``curves``: the long table of :func:`asg_book.analysis.curves`.
+    ``curves``: the long table of :func:`asg_book.analysis.curves`, or of :func:`asg_book.analysis.rounds`.
     """
     rows = -(-len(metrics) // 2)
     figure, axes = plt.subplots(rows, 2, figsize=(WIDTH, 1.95 * rows + 0.5), sharex=True, squeeze=False)
@@ -107,7 +113,7 @@ def over_training(curves: pd.DataFrame, metrics: Sequence[str]) -> Figure:
         part = curves[curves["metric"] == metric]
         values = part.assign(value=part["value"] * (100 if metric in SHARES else 1))
         arm_lines(axis, values, "step", "value", arms)
-        axis.set(title=NAMES.get(metric, metric), ylabel="%" if metric in SHARES else "", xlabel="step")
+        axis.set(title=NAMES.get(metric, metric), ylabel="%" if metric in SHARES else "", xlabel=xlabel)
     for axis in axes.flat[len(metrics) :]:
         axis.set_visible(False)
     one_legend(figure, axes.flat)
@@ -357,12 +363,18 @@ def study(table: pd.DataFrame, metric: str) -> Figure:
 
 @from_records
 def confusion(table: pd.DataFrame) -> Figure:
-    """What photographs of each class (rows) are taken for (columns), in per cent; shares of 5 and more are written."""
+    """What photographs of each class (rows) are taken for (columns), in per cent; shares of 5 and more are written.
+
+    Of a difference of two such tables: what was added in one colour, what was taken away in the other.
+    """
     figure, axis = plt.subplots(figsize=(WIDTH, WIDTH))
     percent = (100 * table).round().astype(int)
+    most = max(1, int(percent.abs().to_numpy().max()))
+    signed = {"vmin": -most, "vmax": most, "cmap": "PuOr"}
+    look = signed if (percent < 0).to_numpy().any() else {"vmin": 0, "vmax": 100, "cmap": "cividis_r"}
     sns.heatmap(
-        percent, vmin=0, vmax=100, cmap="cividis_r", cbar=False, square=True, linewidths=0.3, ax=axis,
-        annot=percent.map(lambda p: str(p) if p >= 5 else ""), fmt="", annot_kws={"fontsize": 8},
+        percent, **look, cbar=False, square=True, linewidths=0.3, ax=axis,
+        annot=percent.map(lambda p: str(p) if abs(p) >= 5 else ""), fmt="", annot_kws={"fontsize": 8},
     )  # fmt: skip
     axis.set(xlabel="predicted", ylabel="true class")
     axis.tick_params(length=0, labelsize=9)
