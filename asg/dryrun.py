@@ -156,7 +156,7 @@ def report(plan: Plan) -> str:
             *(f"  the policy's rate {k}: {', '.join(part)}" for k, part in enumerate(plan.parts, 1)),
             f"\nlength: {plan.steps:,} steps of {c.batch} images, {plan.steps / per_epoch:.4g} epochs of {per_epoch:,} "
             f"steps, {plan.evaluations} evaluations",
-            f"\nmemory of one device (no workspace; activations at batch {c.batch}, {c.size} px"
+            f"\nmemory of one device (no workspace; activations at batch {c.batch}, {c.crop or c.size} px"
             f"{'' if c.precision == 'no' else f', halved for {c.precision}'})",
             *_rows(plan.memory, sizes),
             "\ndisk (the teacher cache is read into host memory; no image cache that leaves under a tenth of the disk)",

@@ -40,13 +40,13 @@ LEVELS = [
     ["asg.cli"],
     ["asg_book"],
     ["asg_book.experiments"],
-    ["asg_book.analysis", "asg_book.inspection", "asg_book.build"],
+    ["asg_book.analysis", "asg_book.inspection", "asg_book.build", "asg_book.glance"],
     ["asg_book.plots"],
     ["asg_book.pages"],
     ["asg_book.cli"],
 ]
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
-MOST_LINES = {"asg": 3500, "asg_book": 1500}
+MOST_LINES = {"asg": 3500, "asg_book": 1600}
 
 
 def module_name(path: Path) -> str:

@@ -437,6 +437,8 @@ EXPERIMENTS = {
                 ("patches", "whole map"),
                 ("l2o", "vanilla"),
                 ("asg", "whole map"),
+                ("asg", "vanilla"),
+                ("asg", "l2o"),
             ),
             common=SCENES,
         ),
@@ -471,7 +473,7 @@ EXPERIMENTS = {
         Experiment(
             "adaptation_scenes",
             "And when every pixel is labelled?",
-            adapted(SCENE_STARTS, tuple(ADAPTATIONS), length=0.25),
+            adapted(SCENE_STARTS, tuple(ADAPTATIONS), length=0.125),
             seeds=(0, 1, 2),
             metric="miou",
             differences=ahead(tuple(ADAPTATIONS)),

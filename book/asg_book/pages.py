@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import shlex
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 from IPython import get_ipython
@@ -17,6 +19,7 @@ from asg.run import run
 from asg_book import analysis, plots
 from asg_book.build import STAGED
 from asg_book.experiments import EXPERIMENTS, Experiment, get
+from asg_book.glance import Panel
 
 COLUMNS = {"accuracy": "task head", "kept": "kept head", "product": "both heads"}
 COLUMNS |= {"miou": "mIoU", "pixels": "pixels right"}
@@ -290,6 +293,45 @@ def published(experiments: Sequence[str]) -> Styler:
     found = {name: {arm: f"{p.value:g}" for arm, p in get(name).published.items()} for name in experiments}
     sources = sorted({p.source for name in experiments for p in get(name).published.values()})
     return styled(pd.DataFrame(found)).set_caption("; ".join(sources))
+
+
+def at_a_glance(panels: Sequence[Panel], bounds: Mapping[str, Bound]) -> None:
+    """Show each panel: its arms beside published values, a link to the chapter, what the records say of its claims."""
+    for panel in panels:
+        bound, quoted, rows = bounds[panel.experiment], panel.published, {}
+        arms = [arm for arm in panel.arms or bound.experiment.arms if arm in bound.arms]
+        for arm in [*arms, *(name for name in quoted if name not in bound.experiment.arms)]:
+            found = analysis.estimate(list(analysis.by_seed(bound.arms.get(arm, ()), panel.metric).values()))
+            none = "not verified" if arm in panel.unverified else "—"
+            value = f"{quoted[arm].value:g}" if arm in quoted else none
+            rows[arm] = {"n": found.n or "—", bound.profile: show(found, panel.metric), "published": value}
+        link = f'<a href="{panel.chapter}.html">{panel.chapter[3:].replace("_", " ")}</a>'
+        display(styled(pd.DataFrame(rows).T).set_caption(f"{panel.shows} · {link}"))
+        if panel.claims:
+            claimed = replace(bound.experiment, differences=tuple(panel.claims.values()))
+            display(replace(bound, experiment=claimed).findings([panel.metric]))
+
+
+def claims(items: Mapping[str, Sequence[Panel]], bounds: Mapping[str, Bound]) -> pd.DataFrame:
+    """What is claimed in the metric that an experiment is judged by, and its price or gain in agreement.
+
+    A long table for :func:`asg_book.plots.intervals`, without differences that have too few seeds for an interval.
+    """
+    arms = defaultdict(list, {(name, arm): found for name, b in bounds.items() for arm, found in b.arms.items()})
+    pairs = {
+        claim: ((panel.experiment, a), (panel.experiment, b))
+        for panels in items.values()
+        for panel in panels
+        for claim, (a, b) in (panel.claims if panel.main else {}).items()
+    }
+    return analysis.differences(arms, pairs, ["accuracy", "miou", "agreement"]).dropna()
+
+
+def at_scale(items: Mapping[str, Sequence[Panel]]) -> Markdown:
+    """The command that runs the first arm of each experiment at the paper's scale."""
+    arms = {p.experiment: next(iter(get(p.experiment).arms)) for panels in items.values() for p in panels}
+    commands = (f"asg run {name} --profile paper --arm {shlex.quote(arm)} --seed 0" for name, arm in arms.items())
+    return Markdown("\n".join(f"- `{command}`" for command in commands))
 
 
 def status() -> Styler:
