@@ -466,8 +466,8 @@ EXPERIMENTS = {
         Experiment(
             "adaptation_half",
             "And on photos that it has not seen, not even without their labels?",
-            adapted(STARTS, ("CBST", "MRKLD + LRENT"), half=True),
-            differences=ahead(("CBST", "MRKLD + LRENT")),
+            adapted(STARTS, ("MRKLD + LRENT",), half=True),
+            differences=ahead(("MRKLD + LRENT",)),
             common=SHORT,
         ),
         Experiment(

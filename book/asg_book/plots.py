@@ -213,7 +213,8 @@ def intervals(table: pd.DataFrame, xlabel: str) -> Figure:
         axis.errorbar(found["mean"], np.arange(len(rows)), xerr=distance, fmt="o", color=COLOURS[0], markersize=5)
         axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
         axis.set_title(NAMES.get(metric, metric).replace(", ", ",\n").replace(" ImageNet", "\nImageNet"), fontsize=9)
-    axes.flat[0].set_yticks(np.arange(len(rows)), [row.replace("+", " + ") for row in rows])
+    names = [" + ".join(part.strip() for part in row.split("+")) for row in rows]
+    axes.flat[0].set_yticks(np.arange(len(rows)), names)
     axes.flat[0].invert_yaxis()  # the first row on top
     figure.supxlabel(xlabel, fontsize=10)
     return figure
