@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from asg import AsgError, models, records
-from asg.cli import app, main, parse_settings
+from asg.cli import main, parse_settings
 from asg.data.folder import opaque
 from asg.data.images import read_image, square
 from asg.own import model_of
+from asg_book.cli import app
 
 TINY = {"size": 32, "backbone": "timm:test_efficientnet", "weights": "random", "head_width": 8, "steps": 6,
         "batch": 4, "warmup": 2, "evaluations": 2, "threads": 1}  # fmt: skip

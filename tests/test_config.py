@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from asg import AsgError
-from asg.config import Control, Rendering, RunConfig, make_config
+from asg.config import Adaptation, Control, Rendering, RunConfig, make_config
 from asg.data.images import total_steps
 
 BASE = {"profile": "toy", "data": "toy", "steps": 8}
@@ -37,6 +37,7 @@ OTHER = {
     "warmup": {"warmup": 50},
     "momentum": {"momentum": 0.5},
     "control": {"control": {"kind": "random"}},
+    "adapt": {"adapt": {"rounds": 2}},
     "weight_decay": {"weight_decay": 0.0},
     "sgd": {"sgd": "torch"},
     "precision": {"precision": "bf16"},
@@ -71,6 +72,18 @@ OTHER_CONTROL = {
     "sampled": False,
     "schedule": True,
 }
+OTHER_ADAPTATION = {
+    "mrkld": 0.1,
+    "lrent": 0.25,
+    "rounds": 2,
+    "portion": 0.5,
+    "growth": 0.0,
+    "length": 1.0,
+    "rate": 1.0,
+    "backbone_factor": 1.0,
+    "half": True,
+    "images": "photos",
+}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +113,7 @@ def test_every_field_but_the_seed_is_tried_below():
     assert OTHER.keys() == RunConfig.model_fields.keys() - {"seed"}
     assert OTHER_RENDERING.keys() == Rendering.model_fields.keys()
     assert OTHER_CONTROL.keys() == Control.model_fields.keys()
+    assert OTHER_ADAPTATION.keys() == Adaptation.model_fields.keys()
 
 
 @pytest.mark.parametrize("name", OTHER)
@@ -121,6 +135,12 @@ def test_identity_depends_on_every_field_of_the_control(name: str):
     plain = {"kind": "random"}
     changed = make_config(BASE, {"control": {**plain, name: OTHER_CONTROL[name]}})
     assert changed.identity() != make_config(BASE, {"control": plain}).identity()
+
+
+@pytest.mark.parametrize("name", OTHER_ADAPTATION)
+def test_identity_depends_on_every_field_of_the_adaptation(name: str):
+    changed = make_config(BASE, {"adapt": {name: OTHER_ADAPTATION[name]}})
+    assert changed.identity() != make_config(BASE, {"adapt": {}}).identity()
 
 
 def test_identity_does_not_depend_on_how_a_number_is_written_or_fields_are_ordered():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -38,7 +40,7 @@ def test_a_model_is_trained_once_and_answers_as_its_record_says(workplace, monke
 
 
 def mirrored(images):
-    return inspection.replace(images, decode=lambda i: images.decode(i)[:, ::-1].copy())
+    return replace(images, decode=lambda i: images.decode(i)[:, ::-1].copy())
 
 
 def test_label_maps_are_the_segmentation_networks_answers(workplace):

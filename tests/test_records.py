@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from asg import records
-from asg.config import Control, Regulariser, RunConfig, make_config
+from asg.config import Adaptation, Control, Regulariser, RunConfig, make_config
 from asg.data import SEGMENTATION
 from asg.run import run
 from asg_book.experiments import PROFILES
@@ -211,6 +211,8 @@ def test_the_identity_changes_with_every_other_field(field):
         other = value.model_copy(update={name: inner + 1})
     elif "Control" in annotation:
         other = Control(kind="random")
+    elif "Adaptation" in annotation:
+        other = Adaptation()
     elif "Regulariser" in annotation:
         other = Regulariser(kind="ewc", strength=1.0)
     elif value is None:
@@ -362,7 +364,7 @@ def test_a_changed_constant_outdates_results(tmp_path, name):
 
 
 def test_code_off_the_training_path_does_not_outdate_results(tmp_path):
-    files = [PACKAGE / "analysis.py", PACKAGE / "run.py"]
+    files = [PACKAGE / "own.py", PACKAGE / "run.py"]
     assert edited(tmp_path, lambda text: text + "\nMORE = 1\n", files) == hashes()
 
 
