@@ -20,6 +20,7 @@ from asg.data import read_domains
 from asg.trainers.self_training import base_of
 
 REPOSITORY = Path(__file__).parents[1]
+PACKAGES = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "book")))  # asg and asg_book
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -85,7 +86,7 @@ def spawn() -> Iterator[Callable[..., subprocess.Popen]]:
     started: list[subprocess.Popen] = []
 
     def start(code: str, *arguments: object) -> subprocess.Popen:
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+        environment = {**os.environ, "PYTHONPATH": PACKAGES, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
         process = subprocess.Popen(
             [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,

@@ -543,7 +543,12 @@ tell(part="decoded", same=all((store.decode(i) == i).all() for i in range(200)))
 def small_disk(tmp_path_factory) -> dict[str, dict]:
     """What happened, by part, on really full disks: tmpfs of a process that has its mounts to itself."""
     place = tmp_path_factory.mktemp("small")
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'book'}",
+        "OMP_NUM_THREADS": "1",
+        "ACCELERATE_USE_CPU": "true",
+    }
     for name in ("data", "results", "runs", "disk"):
         (place / name).mkdir()
         environment[f"ASG_{name.upper()}"] = str(place / name)

@@ -281,7 +281,7 @@ def fates(arms: Mapping[str, Sequence[dict]], labels: Sequence[int]) -> pd.DataF
                 here = kind == part
                 counts += [here.sum(), (after == first)[here].sum(), (before == truth)[here].sum(),
                            (after == truth)[here].sum()]  # fmt: skip
-            total = len(truth) * len(records)
-            of = max(1.0, counts[0])
-            rows[arm, part] = [counts[0] / total, counts[1] / of, counts[2] / of, counts[3] / of]
+            as_labelled, *right = counts[1:] / max(1.0, counts[0])
+            share = counts[0] / (len(truth) * len(records))
+            rows[arm, part] = [share, math.nan if part == "no label" else as_labelled, *right]
     return pd.DataFrame(rows, ["of the photos", "answered as labelled", "right before", "right after"]).T

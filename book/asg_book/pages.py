@@ -163,8 +163,8 @@ def styled(table: pd.DataFrame) -> Styler:
 
 
 def shares(table: pd.DataFrame) -> Styler:
-    """A table of shares, in per cent."""
-    return styled(table.map(lambda share: f"{100 * share:.1f} %"))
+    """A table of shares, in per cent; a dash where there is none (NaN)."""
+    return styled(table.map(lambda share: "—" if share != share else f"{100 * share:.1f} %"))
 
 
 def bind(
