@@ -434,11 +434,11 @@ def scenes(rows: Sequence[Sequence[np.ndarray]], columns: Sequence[str], classes
     size = WIDTH / len(columns)
     figure, axes = plt.subplots(len(rows), len(columns), figsize=(WIDTH, size * len(rows) + 1.3), squeeze=False)
     for line, row in zip(axes, rows, strict=True):
-        for axis, picture, name in zip(line, row, columns, strict=True):
+        for axis, picture in zip(line, row, strict=True):
             axis.imshow(picture if picture.ndim == 3 else colours[np.minimum(picture, len(classes) - 1)])
             axis.axis("off")
-            if line is axes[0]:
-                axis.set_title(name)
+    for axis, name in zip(axes[0], columns, strict=True):
+        axis.set_title(name)
     patches = [Patch(color=c, label=name) for c, name in zip(colours, classes, strict=True)]
     figure.legend(handles=patches, loc="outside lower center", ncols=4, fontsize=8, handlelength=1)
     return figure
