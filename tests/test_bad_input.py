@@ -20,6 +20,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from conftest import PACKAGES
 from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 from safetensors.torch import save_file
@@ -34,7 +35,6 @@ from asg.run import run
 from asg.trainers import classification, frozen
 from asg_book.experiments import PROFILES
 
-REPOSITORY = Path(__file__).parents[1]
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -543,12 +543,7 @@ tell(part="decoded", same=all((store.decode(i) == i).all() for i in range(200)))
 def small_disk(tmp_path_factory) -> dict[str, dict]:
     """What happened, by part, on really full disks: tmpfs of a process that has its mounts to itself."""
     place = tmp_path_factory.mktemp("small")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'book'}",
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
-    }
+    environment = {**os.environ, "PYTHONPATH": PACKAGES, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     for name in ("data", "results", "runs", "disk"):
         (place / name).mkdir()
         environment[f"ASG_{name.upper()}"] = str(place / name)

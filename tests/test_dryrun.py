@@ -222,3 +222,4 @@ def test_a_segmentation_run_at_the_papers_scale(backbone: str, trained: int) -> 
     assert plan.seconds["evaluation"] == pytest.approx((held_out + 500) * (1 + 2 * 11) * 8 * one / 15e12)
     assert plan.disk["teacher cache"] == plan.disk["image cache"] == 0
     assert "19 classes (as published, not on disk)" in report(plan)
+    assert "activations at batch 6, 512 px" in report(plan)
