@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from asg import AsgError
 
 Model = TypeVar("Model", bound=BaseModel)
+NAMED_WEIGHTS = ("pretrained", "random", "lite0", "lite1", "lite2")  # else a state-dict file
+PLACES = ("source", "target", "workers")  # fields of a run that say where its data lie and who reads them
 
 
 class Rendering(BaseModel):
@@ -146,11 +148,19 @@ class RunConfig(BaseModel):
         return json.dumps(self.model_dump(), sort_keys=True)
 
     def identity(self) -> str:
-        """Hash (12 hex digits) of everything but the seed: runs that share it are repetitions.
+        """Hash (12 hex digits) of every setting but the seed: runs that share it are repetitions.
 
-        A field that is None does not count, so that an optional field can be added and nothing is outdated.
+        Names of files and folders do not count, since what they hold is identified by itself, nor does the number of
+        loader workers. A field that is None does not count either, so that an optional field can be added and nothing
+        is outdated.
         """
-        given = self.model_dump(exclude={"seed"}, exclude_none=True)
+        given = self.model_dump(exclude={"seed", *PLACES, "control", "adapt"}, exclude_none=True)
+        if self.weights not in NAMED_WEIGHTS:
+            given["weights"] = "a file"
+        if self.control:
+            given["control"] = self.control.model_dump(exclude={"policy"}, exclude_none=True)
+        if self.adapt:
+            given["adapt"] = self.adapt.model_dump(exclude={"images"}, exclude_none=True)
         return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
 
 

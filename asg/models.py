@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from asg import AsgError
-from asg.config import RunConfig
+from asg.config import NAMED_WEIGHTS, RunConfig
 from asg.data import data_root, mini
 from asg.data.images import make_folder
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-LITES = ("lite0", "lite1", "lite2")  # in data/mini, by data_scripts/mini.py
+LITES = NAMED_WEIGHTS[2:]  # in data/mini, by data_scripts/mini.py
 LITE = ((127 / 255,) * 3, (128 / 255,) * 3)  # pixels are (x − 127) / 128 in the EfficientNet-Lite release
 
 

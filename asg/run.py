@@ -12,6 +12,7 @@ from asg.config import RunConfig
 from asg.data import read_domains
 from asg.data.images import make_folder
 from asg.models import load_weights
+from asg.recipes import recipe_of
 from asg.trainers import self_training
 
 
@@ -46,7 +47,7 @@ def run(
     made_of = {  # before training: files and code may be edited while it runs
         "key": records.run_key(config),
         "index": records.index_hash(config),
-        "recipe": records.recipe_of(config),
+        "recipe": recipe_of(config),
     }
     if not fresh:
         make_folder(records.records_path(config).parent)  # an unwritable place is said before the training

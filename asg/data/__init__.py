@@ -12,9 +12,10 @@ from asg.config import RunConfig
 from asg.data import digits, folder, mini, scenes, street, toy, visda
 from asg.data.images import Domains, ImageSet, fingerprint_of, materialise
 from asg.data.segmentation import SegmentationDomains, SegmentationSet
+from asg.recipes import SEGMENTATION as SEGMENTATION
+from asg.recipes import version
 
 Images = TypeVar("Images", ImageSet, SegmentationSet)
-SEGMENTATION = ("toy-scenes", "scenes", "gta5")  # benchmarks with a label for every pixel
 
 
 def data_root() -> Path:
@@ -33,6 +34,8 @@ def read_domains(config: RunConfig) -> Domains | SegmentationDomains:
     Where a run adapts to one half of the target, the target to report on is the other half.
     """
     domains = _read(config)
+    sets = {name: stamped(images, config.data) for name, images in sets_of(domains).items()}
+    domains = replace(domains, **sets)
     if config.adapt and config.adapt.half:
         domains = replace(domains, target=subset(domains.target, range(1, len(domains.target), 2)))
     return domains
@@ -41,9 +44,20 @@ def read_domains(config: RunConfig) -> Domains | SegmentationDomains:
 def unlabelled(config: RunConfig) -> ImageSet | SegmentationSet:
     """The target images that a run adapts to: all of them, one half, or a folder."""
     if config.data == "folder":
-        return folder.unlabelled(Path(config.adapt.images), config.size)
-    target = _read(config).target
+        return stamped(folder.unlabelled(Path(config.adapt.images), config.size), config.data)
+    target = stamped(_read(config).target, config.data)
     return subset(target, range(0, len(target), 2)) if config.adapt.half else target
+
+
+def sets_of(domains: Domains | SegmentationDomains) -> dict[str, ImageSet | SegmentationSet]:
+    """The sets of a benchmark that are there, by their role."""
+    roles = ("source", "validation", "target")
+    return {role: images for role in roles if (images := getattr(domains, role)) is not None}
+
+
+def stamped(images: Images, reader: str) -> Images:
+    """A set whose fingerprint, which names all that is kept of it, also holds the version of its reader."""
+    return replace(images, fingerprint=fingerprint_of(reader, version(reader), images.fingerprint))
 
 
 def subset(images: Images, indices: Sequence[int]) -> Images:
@@ -80,9 +94,8 @@ def _read(config: RunConfig) -> Domains | SegmentationDomains:
 def load_domains(config: RunConfig) -> Domains:
     """:func:`read_domains`, decoded once and read from a memory map from then on."""
     domains = read_domains(config)
-    kept = {
-        name: materialise(images, config.size, cache_root() / "images", f"{config.data} {name}")
-        for name in ("source", "validation", "target")
-        if (images := getattr(domains, name)) is not None
+    decoded = {
+        role: materialise(images, config.size, cache_root() / "images", f"{config.data} {role}")
+        for role, images in sets_of(domains).items()
     }
-    return replace(domains, **kept)
+    return replace(domains, **decoded)

@@ -114,6 +114,7 @@ def train(
     folder: Path,
     device: str | None = None,
     on_evaluation: Callable[[dict], None] = lambda evaluation: None,
+    stop: int | None = None,
 ) -> tuple[dict, Student]:
     """One run: see :func:`asg.trainers.task.conduct`."""
-    return conduct(config, folder, device, prepare, on_evaluation)
+    return conduct(config, folder, device, prepare, on_evaluation, stop)

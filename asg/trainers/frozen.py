@@ -16,6 +16,7 @@ from asg.data import cache_root
 from asg.data.images import ImageSet, make_folder
 from asg.metrics import forward_all
 from asg.models import Student
+from asg.recipes import version
 
 EVALUATION_BATCH = 64
 
@@ -44,10 +45,11 @@ def _outputs(what: str, student: Student, images: ImageSet, device: torch.device
 def kept(what: str, name: str, device: torch.device, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors that ``compute`` gives, from the file ``name`` if they were computed before.
 
-    The file is also named by the device and its threads, since the last bit depends on how sums are split.
+    The file is also named by the version of what computes it (:mod:`asg.recipes`), and by the device and its threads,
+    since the last bit depends on how sums are split.
     """
     split = f"cpu{torch.get_num_threads()}" if device.type == "cpu" else device.type
-    path = cache_root() / what / f"{name}-{split}.safetensors"
+    path = cache_root() / what / f"{version(what)}-{name}-{split}.safetensors"
     if not path.exists():
         make_folder(path.parent)
         partial = path.with_suffix(f".{os.getpid()}")

@@ -26,6 +26,7 @@ from asg.controllers.base import Controller
 from asg.data.images import StepSampler, total_steps
 from asg.trainers.optimiser import ReferenceSGD
 
+FIRST = 3  # steps whose losses a record keeps, so that they can be repeated
 CHECK = 10  # steps between two looks at the loss: each look waits for the device
 CHECKPOINT_SECONDS = 120.0  # at most this much work is lost to an interruption
 
@@ -39,6 +40,7 @@ class Progress:
     """What a checkpoint keeps besides weights and momentum."""
 
     step: int = 0
+    first_losses: list[dict[str, float]] = field(default_factory=list)  # of each of the first steps
     evaluations: list[dict] = field(default_factory=list)
     seconds: float = 0.0
     window: dict[str, float] = field(default_factory=dict)  # sums of the losses since the last evaluation
@@ -111,8 +113,11 @@ def fit(
     accelerator: Accelerator,
     on_evaluation: Callable[[dict], None] = lambda evaluation: None,
     batches: Callable[[int, int, int, int, int], BatchSampler] = StepSampler,
+    stop: int | None = None,
 ) -> Progress:
     """Train ``network`` in place and return its evaluations, going on from ``folder``'s checkpoint if any.
+
+    With ``stop`` it ends after that many steps of the whole training, not evaluated there.
 
     ``objective(network, indices, x, labels)`` gives named losses, of which ``total`` is minimised;
     ``batches`` draws the indices of each step.
@@ -128,7 +133,8 @@ def fit(
         optimiser.load_state_dict(saved["optimiser"])
         controller.load_state_dict(saved["controller"])
         at = Progress(**saved["progress"])
-    sampler = batches(len(images), config.batch, config.seed, at.step, total)
+    end = total if stop is None else min(stop, total)
+    sampler = batches(len(images), config.batch, config.seed, at.step, end)
     loader = DataLoader(images, batch_sampler=sampler, num_workers=config.workers)
     network, optimiser, loader = accelerator.prepare(network, optimiser, loader)
     bare = accelerator.unwrap_model(network)
@@ -184,6 +190,8 @@ def fit(
         optimiser.step()
         losses = accelerator.reduce({name: value.detach() for name, value in losses.items()}, "mean")
         controller.observe(at.step, losses)
+        if at.step < FIRST:
+            at.first_losses.append({name: float(value) for name, value in losses.items()})
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + value
         at.step += 1

@@ -206,20 +206,26 @@ def train(
     start: nn.Module,
     device: str | None = None,
     on_evaluation: Callable[[dict], None] = lambda evaluation: None,
+    stop: int | None = None,
 ) -> tuple[dict, nn.Module]:
     """Adapt ``start`` to the target of ``config``, round by round; each round is an :func:`asg.trainers.task.conduct`.
 
     ``folder`` keeps the checkpoint of every round, so that a stopped run goes on inside its round. The result is that
-    of the last round, with the evaluations of all: the first is the start's, before any adaptation.
+    of the last round, with the evaluations of all: the first is the start's, before any adaptation. Its first losses
+    are those of the first round, after ``stop`` steps of which it ends, if that is given.
     """
-    state, evaluations, seconds = start.state_dict(), [], 0.0
+    state, evaluations, first_losses, seconds = start.state_dict(), [], [], 0.0
     trained = total_steps(config, len(read_domains(config).source))
     for number in range(config.adapt.rounds):
         part, one = make_folder(folder / f"round-{number + 1}"), round_config(config, number, trained)
         how = partial(prepare, number=number, before=state)
-        result, network = conduct(one, part, device, how, on_evaluation)
+        result, network = conduct(one, part, device, how, on_evaluation, stop)
+        first_losses = first_losses or result["first_losses"]
         state = {name: value.cpu() for name, value in network.state_dict().items()}
         seconds += result["seconds"]
         done = result["evaluations"] if number == 0 else result["evaluations"][1:]
         evaluations += [{**e, "step": e["step"] + number * one.steps} for e in done]
-    return {**result, "evaluations": evaluations, "final": evaluations[-1], "seconds": round(seconds, 1)}, network
+        if stop is not None:
+            break
+    whole = {"evaluations": evaluations, "final": evaluations[-1], "first_losses": first_losses}
+    return {**result, **whole, "seconds": round(seconds, 1)}, network

@@ -53,12 +53,14 @@ def conduct(
     device: str | None,
     prepare: Callable[[RunConfig, Accelerator], Task],
     on_evaluation: Callable[[dict], None],
+    stop: int | None = None,
 ) -> tuple[dict, nn.Module]:
     """One run in ``folder`` (resumed if it holds a checkpoint): its result and the trained network.
 
     The result holds every evaluation, the final one, and beside it the one that is best on the
     target photos (None without photos), which is an oracle selection and named so (``selection``;
-    departure 1). ``peak_memory_mb`` is the device's during the run, on a CPU the process's so far.
+    departure 1). ``first_losses`` are those of the first steps, one by one. ``peak_memory_mb`` is the device's during
+    the run, on a CPU the process's so far. With ``stop`` the run ends after that many steps.
     """
     with cpu_threads(config.threads):
         accelerator = make_accelerator(config, device)
@@ -70,7 +72,7 @@ def conduct(
         controller = make_controller(config, task.groups, len(task.images))
         done = fit(
             config, task.network, task.groups, task.images, task.objective, task.evaluate, controller,
-            folder, accelerator, on_evaluation, task.batches,
+            folder, accelerator, on_evaluation, task.batches, stop,
         )  # fmt: skip
     for evaluation in done.evaluations[:-1]:
         for name in task.bulky:
@@ -79,6 +81,7 @@ def conduct(
     seen = [e for e in done.evaluations[1:] or done.evaluations if task.metric in e]
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     result = {
+        "first_losses": done.first_losses,
         "evaluations": done.evaluations,
         "final": done.evaluations[-1],
         "selection": "last iterate; best_on_target is an oracle selection on the photos",

@@ -54,7 +54,7 @@ def fixed(ratios: tuple[float, ...] | None = None, policy: str | None = None) ->
 EPISODES: dict[str, dict] = {
     "toy": {"steps": 12, "evaluations": 1, "control": {"kind": "learned", "shortest": 3, "schedule": True}},
     "mini": {
-        "size": 64, "steps": 30, "batch": 8, "warmup": 12, "lr": 0.002, "evaluations": 1,
+        "size": 64, "steps": 30, "batch": 8, "warmup": 24, "lr": 0.002, "evaluations": 1,
         "control": {"kind": "learned", "schedule": True},
     },
     "paper": {"steps": 2000, "evaluations": 1, "control": {"kind": "learned"}},
