@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import subprocess
 import sys
 import time
@@ -13,11 +14,12 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from asg import AsgError, models, records
+from asg import AsgError, models
 from asg.cli import main, parse_settings
 from asg.data.folder import opaque
 from asg.data.images import read_image, square
 from asg.own import model_of
+from asg.recipes import RECIPES
 from asg_book.cli import app
 
 TINY = {"size": 32, "backbone": "timm:test_efficientnet", "weights": "random", "head_width": 8, "steps": 6,
@@ -56,19 +58,57 @@ def test_reproduce_trains_what_is_missing_and_then_nothing(workplace) -> None:
     assert "1 of 1 runs have a current record; 0 to train" in CliRunner().invoke(app, arguments).output
 
 
-def test_reproduce_removes_what_is_outdated_and_nothing_else(workplace, monkeypatch) -> None:
-    """A record of settings that no experiment declares stays as long as its code and data do."""
+def outdate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "hand-tuned", (*RECIPES["hand-tuned"], "numbers change"))
+
+
+def test_reproduce_removes_nothing(workplace, monkeypatch) -> None:
+    """Whatever lies there: outdated records of other experiments and of its own, of settings that nobody declares."""
+    for arguments in (["run", "oracle"], ["run", "lambda", "--arm", "0.1", "--seed", "0"]):
+        CliRunner().invoke(app, [*arguments, "--profile", "toy"])
     CliRunner().invoke(app, ["run", "oracle", "--profile", "toy", "--set", "size=40"])
-    (own,) = workplace.results.rglob("*.jsonl")
-    (own.parent / f"{'0' * 12}.jsonl").write_text(own.read_text())
-    (own.parent / f"{'1' * 12}.jsonl").write_text('{"format": 0}\n')
+    (workplace.results / "toy" / f"{'1' * 12}.jsonl").write_text('{"format": 1, "seed": 0}\n')
+    before = {path: path.read_bytes() for path in workplace.results.rglob("*.jsonl")}
+    outdate(monkeypatch)
     arguments = ["reproduce", "--experiment", "oracle", "--profile", "toy", "--jobs", "1"]
-    printed = CliRunner().invoke(app, arguments).output
-    assert own.exists() and printed.count("outdated") == 2
-    assert len(list(workplace.results.rglob("*.jsonl"))) == 2
-    monkeypatch.setattr(records, "recipe_hash", lambda *_: "edited")
-    assert CliRunner().invoke(app, arguments).output.count("outdated") == 2
-    assert not own.exists()
+    assert "0 of 1 runs have a current record; 1 to train" in CliRunner().invoke(app, arguments).output
+    after = {path: path.read_bytes() for path in workplace.results.rglob("*.jsonl")}
+    assert len(before) == 4 and before.items() <= after.items()
+
+
+@pytest.mark.parametrize(("answer", "removed"), [("n\n", False), ("y\n", True)])
+def test_prune_lists_what_is_outdated_and_asks(workplace, monkeypatch, answer, removed) -> None:
+    """Of a file with a current and an outdated record the current one stays."""
+    for seed in ("0", "1"):
+        CliRunner().invoke(app, ["run", "lambda", "--arm", "0.1", "--seed", seed, "--profile", "toy"])
+    (path,) = workplace.results.rglob("*.jsonl")
+    arguments = ["prune", "--profile", "toy"]
+    assert "Every record in" in CliRunner().invoke(app, arguments).output
+    first, second = path.read_text().splitlines(keepends=True)
+    path.write_text(whole := first + second.replace('"key": "', '"key": "0'))
+    (path.parent / "old.jsonl").write_text('{"format": 1, "seed": 7}\n')
+    printed = CliRunner().invoke(app, arguments, input=answer).output
+    assert f"{path.name}, seed 1: toy" in printed and "old.jsonl, seed 7" in printed and "seed 0" not in printed
+    assert "Remove these 2 outdated records?" in printed
+    assert path.read_text() == (first if removed else whole)
+    assert (path.parent / "old.jsonl").exists() != removed
+
+
+def test_verify_vouches_for_records_and_names_those_it_cannot(workplace, monkeypatch) -> None:
+    for arm in ("0", "0.1"):
+        CliRunner().invoke(app, ["run", "lambda", "--arm", arm, "--seed", "0", "--profile", "toy"])
+    arguments = ["verify", "--profile", "toy", "--jobs", "1"]
+    sampled = CliRunner().invoke(app, arguments)
+    assert sampled.exit_code == 0 and "today's code vouches for 2 of 2 records" in sampled.output, sampled.output
+    path = sorted(workplace.results.rglob("*.jsonl"))[0]
+    record = json.loads(path.read_text())
+    record["first_losses"][2]["task"] += 0.01
+    path.write_text(json.dumps(record) + "\n")
+    result = CliRunner().invoke(app, [*arguments, "--all"])
+    assert "vouches for 1 of 2 records" in result.output and f"{path.stem} seed 0: step[2].task is" in result.output
+    assert isinstance(result.exception, AsgError) and "raise a version in asg/recipes.py" in str(result.exception)
+    other = CliRunner().invoke(app, [*arguments, "--experiment", "oracle"])
+    assert "vouches for 0 of 0 records" in other.output
 
 
 def test_reproduce_keeps_a_file_with_a_broken_line(workplace) -> None:
