@@ -46,6 +46,11 @@ def unlabelled(config: RunConfig) -> ImageSet | SegmentationSet:
     return subset(target, range(0, len(target), 2)) if config.adapt.half else target
 
 
+def mirrored(config: RunConfig) -> bool:
+    """:attr:`Domains.mirror` of a benchmark, without its files: whether answers average image and mirror image."""
+    return config.data != "digits"
+
+
 def subset(images: Images, indices: Sequence[int]) -> Images:
     """The images ``indices`` of a set, in that order."""
     chosen = list(indices)
