@@ -7,12 +7,9 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from asg import AsgError, models, own
-from asg.data.folder import opaque
-from asg.data.images import read_image, square
+from asg import AsgError, own
 
 app = typer.Typer(
     help="Automated Synthetic-to-Real Generalization: your own data, experiments, and the book.",
@@ -73,16 +70,11 @@ def predict(
     model: Annotated[Path, typer.Argument(help="Folder that `asg train` wrote.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
 ) -> None:
-    """Class and probability of each image, as CSV. The image and its mirror are averaged."""
-    student, config, classes = models.load_model(model)
+    """Class of each image by the rule of the reported accuracy, and its mean softmax probability, as CSV."""
     writer = csv.writer(sys.stdout)
     writer.writerow(["image", "class", "probability"])
-    for path in images:
-        pixels = torch.from_numpy(square(opaque(read_image(path)), config.size).copy())  # (H, W, 3)
-        x = pixels.permute(2, 0, 1)[None]  # (1, 3, H, W)
-        with torch.inference_mode():
-            both = (student(x)[0].softmax(1) + student(x.flip(3))[0].softmax(1))[0] / 2
-        writer.writerow([path, classes[int(both.argmax())], f"{float(both.max()):.4f}"])
+    for path, name, probability in own.predict(model, images):
+        writer.writerow([path, name, f"{probability:.4f}"])
 
 
 def stop(*_: object) -> None:

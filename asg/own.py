@@ -2,15 +2,21 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from asg import AsgError, models, records
 from asg.config import RunConfig, make_config
-from asg.data.folder import scan
-from asg.data.images import make_folder
+from asg.data import mirrored
+from asg.data.folder import opaque, scan
+from asg.data.images import make_folder, read_image, square
+from asg.metrics import answers
 from asg.trainers import classification, self_training
+from asg.trainers.frozen import EVALUATION_BATCH
 
 # What every run on own folders starts from.
 PROFILE = {
@@ -62,6 +68,22 @@ def adapt(
         for part in folder.glob("round-*"):
             shutil.rmtree(part)
     return result, classes
+
+
+def predict(model: Path, images: Sequence[Path]) -> Iterator[tuple[Path, str, float]]:
+    """Each image with its class and that class's mean softmax probability: :func:`asg.metrics.answers`, as evaluated.
+
+    Raises :class:`AsgError` for a folder without a model and a file that is no image.
+    """
+    student, config, classes = models.load_model(model)
+    for first in range(0, len(images), EVALUATION_BATCH):
+        files = images[first : first + EVALUATION_BATCH]
+        pixels = np.stack([square(opaque(read_image(path)), config.size) for path in files])
+        x = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (N, 3, H, W)
+        with torch.inference_mode():
+            plain = student(x)[0]
+            chosen, sure = answers(plain, student(x.flip(3))[0] if mirrored(config) else plain)
+        yield from zip(files, (classes[i] for i in chosen.tolist()), sure.tolist(), strict=True)
 
 
 def report(result: dict, config: RunConfig) -> str:

@@ -8,19 +8,26 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from asg import AsgError, models
+from asg import AsgError, models, own
 from asg.cli import main, parse_settings
+from asg.config import make_config
+from asg.data import mirrored, read_domains
 from asg.data.folder import opaque
 from asg.data.images import read_image, square
+from asg.metrics import forward_all
 from asg.own import model_of
 from asg.recipes import RECIPES
+from asg.trainers.classification import make_evaluation
 from asg_book.cli import app
+from asg_book.experiments import PROFILES
 
 TINY = {"size": 32, "backbone": "timm:test_efficientnet", "weights": "random", "head_width": 8, "steps": 6,
         "batch": 4, "warmup": 2, "evaluations": 2, "threads": 1}  # fmt: skip
@@ -159,15 +166,73 @@ def test_a_model_of_own_folders_predicts_the_same_in_a_new_process(workplace, im
         [torch.from_numpy(square(opaque(read_image(p)), config.size).copy()).permute(2, 0, 1) for p in photos]
     )
     with torch.inference_mode():
-        here = (student(x)[0].softmax(1) + student(x.flip(3))[0].softmax(1)) / 2
+        plain, mirrored = student(x)[0], student(x.flip(3))[0]
+    chosen = (plain.sigmoid() + mirrored.sigmoid()).argmax(1).tolist()
+    both = (plain.softmax(1) + mirrored.softmax(1)) / 2
+    sure = both[range(len(photos)), chosen].tolist()
     command = [sys.executable, "-m", "asg.cli", "predict", str(out), *map(str, photos)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rows = list(csv.DictReader(io.StringIO(printed)))
-    assert [r["class"] for r in rows] == [classes[int(i)] for i in here.argmax(1)]
-    assert [float(r["probability"]) for r in rows] == pytest.approx(here.max(1).values.tolist(), abs=1e-4)
+    assert [r["class"] for r in rows] == [classes[k] for k in chosen]
+    assert [float(r["probability"]) for r in rows] == pytest.approx(sure, abs=1e-4)
 
     state = load_file(out / "model.safetensors")  # plain safetensors, without the package
     assert torch.equal(state["task_head.0.weight"], student.task_head[0].weight)
+
+
+def divided(out: Path) -> None:
+    """Give a saved model a task head on whose answers sigmoid and softmax differ, for the image and its mirror."""
+    state = load_file(out / "model.safetensors")
+    generator = torch.Generator().manual_seed(4)
+    for name in ("task_head.0.weight", "task_head.2.weight"):
+        state[name] = torch.randn(state[name].shape, generator=generator)
+    save_file(state, out / "model.safetensors")
+
+
+@pytest.mark.parametrize("batch", [64, 3])
+def test_predict_on_the_target_folder_repeats_the_evaluation(workplace, image_folders, monkeypatch, batch) -> None:
+    """Class by class and probability by probability what ``final`` holds, also in batches that do not divide."""
+    out, target = workplace.data / "model", image_folders.target
+    final = model_of(image_folders.source, target, out, TINY, "cpu")["final"]
+    monkeypatch.setattr(own, "EVALUATION_BATCH", batch)
+    _, config, classes = models.load_model(out)
+    photos = [Path(name) for name in read_domains(config).target.names]
+    assert sorted(photos) == sorted(target.rglob("*.png"))
+    printed = CliRunner().invoke(app, ["predict", str(out), *map(str, photos)], catch_exceptions=False).stdout
+    rows = list(csv.DictReader(io.StringIO(printed)))
+    assert [row["image"] for row in rows] == list(map(str, photos))
+    assert [classes.index(row["class"]) for row in rows] == final["predicted"]
+    assert [float(row["probability"]) for row in rows] == pytest.approx(final["confidence"], abs=1.1e-4)
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_predict_and_the_evaluation_answer_alike_where_their_former_rules_differed(
+    workplace, image_folders, monkeypatch, mirror: bool
+) -> None:
+    """A head on which the mean softmax, or the image alone, would name other classes than the mean sigmoid does."""
+    out = workplace.data / "model"
+    model_of(image_folders.source, image_folders.target, out, TINY, "cpu")
+    divided(out)
+    student, config, classes = models.load_model(out)
+    monkeypatch.setattr(own, "mirrored", lambda config: mirror)
+    domains = replace(read_domains(config), mirror=mirror)
+    cpu = torch.device("cpu")
+    plain, other = (forward_all(student, domains.target, 64, cpu, mirror=m)[0] for m in (False, True))
+    assert not torch.equal(
+        (plain.sigmoid() + other.sigmoid()).argmax(1), (plain.softmax(1) + other.softmax(1)).argmax(1)
+    )
+    assert not torch.equal((plain.sigmoid() + other.sigmoid()).argmax(1), plain.sigmoid().argmax(1))
+    expected = make_evaluation(student, domains, config, cpu)(student)
+    rows = list(own.predict(out, [Path(name) for name in domains.target.names]))
+    assert [classes.index(name) for _, name, _ in rows] == expected["predicted"]
+    assert [p for _, _, p in rows] == pytest.approx(expected["confidence"], abs=6e-5)
+
+
+@pytest.mark.parametrize("data", ["toy", "digits", "folder"])
+def test_whether_mirrors_count_is_known_without_the_data(image_folders, data: str) -> None:
+    folders = {"source": str(image_folders.source)} if data == "folder" else {}
+    config = make_config(PROFILES["toy"], {"data": data, **folders})
+    assert mirrored(config) == read_domains(config).mirror == (data != "digits")
 
 
 def test_an_unfinished_run_of_other_settings_is_not_continued(workplace, image_folders) -> None:

@@ -94,7 +94,8 @@ def test_flops_agree_with_the_published_count(paper: Plan) -> None:
     assert paper.seconds["training"] == pytest.approx(paper.steps * step / 15e12)
     assert paper.seconds["teacher"] == pytest.approx(TRAIN * one / 15e12)
     looks = 31 * (1524 + 2 * 55_388) + 1524 + 55_388
-    assert paper.seconds["evaluation"] == pytest.approx(looks * one / 15e12)
+    energy = 2 * 55_388**2 / 2 * 2048  # half a Gram matrix of ResNet-101's features, at the last evaluation only
+    assert paper.seconds["evaluation"] == pytest.approx((looks * one + energy) / 15e12)
 
 
 def test_activations_of_resnet101_agree_with_a_count_by_hand(paper: Plan) -> None:
@@ -197,11 +198,12 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
 
 
 def test_rounds_of_self_training_are_counted() -> None:
-    """Two rounds of half the steps; each labels the target twice and evaluates twice, photos with their mirror."""
+    """Two rounds of half the steps; each labels the target twice and evaluates twice, photos with their mirror, energy once."""
     plan = dry_run(make_config(PROFILES["toy"], {"adapt": {"rounds": 2, "length": 0.5}}))
     one, both = plan.flops
     _, held_out, photos = plan.images
-    a_round = 4 * (both + 8 / 2 * one) + (2 * photos + 2 * (held_out + 2 * photos)) * one
+    width = build(plan.config, plan.classes).kept_head.in_features
+    a_round = 4 * (both + 8 / 2 * one) + (2 * photos + 2 * (held_out + 2 * photos)) * one + photos**2 * width
     assert plan.seconds["self-training"] == pytest.approx(2 * a_round / 15e12)
     assert "self-training" in report(plan) and "self-training" not in toy().seconds
 

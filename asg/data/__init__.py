@@ -60,6 +60,11 @@ def stamped(images: Images, reader: str) -> Images:
     return replace(images, fingerprint=fingerprint_of(reader, version(reader), images.fingerprint))
 
 
+def mirrored(config: RunConfig) -> bool:
+    """:attr:`Domains.mirror` of a benchmark, without its files: whether answers average image and mirror image."""
+    return config.data != "digits"
+
+
 def subset(images: Images, indices: Sequence[int]) -> Images:
     """The images ``indices`` of a set, in that order."""
     chosen = list(indices)

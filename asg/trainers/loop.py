@@ -113,6 +113,7 @@ def fit(
     accelerator: Accelerator,
     on_evaluation: Callable[[dict], None] = lambda evaluation: None,
     batches: Callable[[int, int, int, int, int], BatchSampler] = StepSampler,
+    final: Callable[[nn.Module], dict] | None = None,
     stop: int | None = None,
 ) -> Progress:
     """Train ``network`` in place and return its evaluations, going on from ``folder``'s checkpoint if any.
@@ -120,7 +121,7 @@ def fit(
     With ``stop`` it ends after that many steps of the whole training, not evaluated there.
 
     ``objective(network, indices, x, labels)`` gives named losses, of which ``total`` is minimised;
-    ``batches`` draws the indices of each step.
+    ``batches`` draws the indices of each step; ``final`` is called in place of ``evaluate`` after the last one.
     The controller sets the rate of each layer group before each step and is told the losses after it.
     Raises :class:`Diverged` when the loss is no longer finite; the last good checkpoint stays.
     """
@@ -167,7 +168,8 @@ def fit(
     def take_stock() -> None:
         look(checkpoint=False)
         means = {k: v / at.window_steps for k, v in at.window.items()}
-        numbers = {"step": at.step, **{f"train_{k}": v for k, v in means.items()}, **evaluate(bare)}
+        measure = final if final and at.step == total else evaluate
+        numbers = {"step": at.step, **{f"train_{k}": v for k, v in means.items()}, **measure(bare)}
         if not is_finite(numbers):
             diverged()
         at.evaluations.append(numbers)

@@ -195,6 +195,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, number: int, before: di
         images=Union(task.images, target, chosen),
         objective=make_objective(len(task.images), labeller, how.mrkld),
         evaluate=lambda now: {**task.evaluate(now), **report},
+        final=task.final and (lambda now: {**task.final(now), **report}),
         batches=partial(Halves, task.batches, len(task.images)),
         bulky=(),
     )

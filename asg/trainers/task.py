@@ -33,6 +33,7 @@ class Task:
     metric: str  # of the oracle selection
     batches: Callable[[int, int, int, int, int], BatchSampler] = StepSampler
     bulky: tuple[str, ...] = ()  # what only the last evaluation keeps
+    final: Callable[[nn.Module], dict] | None = None  # the last evaluation, where it measures more than the others
 
 
 @contextmanager
@@ -72,7 +73,7 @@ def conduct(
         controller = make_controller(config, task.groups, len(task.images))
         done = fit(
             config, task.network, task.groups, task.images, task.objective, task.evaluate, controller,
-            folder, accelerator, on_evaluation, task.batches, stop,
+            folder, accelerator, on_evaluation, task.batches, task.final, stop,
         )  # fmt: skip
     for evaluation in done.evaluations[:-1]:
         for name in task.bulky:
