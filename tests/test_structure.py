@@ -15,6 +15,7 @@ PACKAGES = [Path(package.__file__).parent for package in (asg, asg_book)]
 LEVELS = [
     ["asg"],
     ["asg.config"],
+    ["asg.processes"],
     ["asg.data.images"],
     ["asg.data.segmentation"],
     ["asg.data.folder", "asg.data.toy", "asg.data.mini", "asg.data.digits", "asg.data.visda"],
@@ -46,7 +47,7 @@ LEVELS = [
     ["asg_book.cli"],
 ]
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
-MOST_LINES = {"asg": 3500, "asg_book": 1600}
+MOST_LINES = {"asg": 4200, "asg_book": 1600}
 
 
 def module_name(path: Path) -> str:
