@@ -2,14 +2,18 @@
 
 import csv
 import json
+import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from asg import AsgError, own
+from asg import AsgError, own, processes
+
+GRACE = 5.0  # seconds in which the launcher ends a process whose main process has failed, mostly of the same error
 
 app = typer.Typer(
     help="Automated Synthetic-to-Real Generalization: your own data, experiments, and the book.",
@@ -18,7 +22,7 @@ app = typer.Typer(
 )
 
 Settings = Annotated[list[str], typer.Option("--set", help="FIELD=VALUE, a RunConfig field; the value is JSON.")]
-Device = Annotated[str | None, typer.Option(help="cpu, or leave it to what the machine has.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; the best there is if not given.")]
 
 
 def parse_settings(settings: list[str]) -> dict:
@@ -79,15 +83,22 @@ def predict(
 
 def stop(*_: object) -> None:
     """End at once, with a sentence (typer would catch the KeyboardInterrupt and say nothing)."""
-    sys.exit("\nStopped. The same command goes on from the last checkpoint.")
+    sys.exit("\nStopped. The same command goes on from the last checkpoint." if processes.is_main() else 1)
 
 
 def main() -> None:
-    """Run the command; what the user can mend is one sentence, and a stop can be resumed."""
+    """Run the command; what the user can mend is one sentence, and a stop can be resumed.
+
+    Of several processes the main one prints. What ends another process alone is said by that one.
+    """
     signal.signal(signal.SIGINT, stop)
+    if not processes.is_main():
+        sys.stdout = Path(os.devnull).open("w")
     try:
         app(standalone_mode=True)
     except AsgError as error:
+        if not processes.is_main():
+            time.sleep(GRACE)
         sys.exit(f"error: {error}")
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torchmetrics.functional.classification import binary_calibration_error
 
+from asg import processes
 from asg.data.images import UNLABELLED, ImageSet
 
 BINS = 15  # of confidence, for the expected calibration error
@@ -43,12 +44,16 @@ def forward_all(
     device: torch.device,
     mirror: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Outputs of ``network`` for every image in order, on the CPU; of their mirror images if asked."""
-    outputs = []
-    for first in range(0, len(images), batch):
+    """Outputs of ``network`` for every image in order, on the CPU; of their mirror images if asked.
+
+    Several processes take the batches in turn, and each gets the outputs of all: the same as one process computes.
+    """
+    outputs = {}
+    for first in range(processes.index() * batch, len(images), processes.count() * batch):
         x = images.batch(range(first, min(first + batch, len(images)))).to(device)  # (N, 3, H, W)
-        outputs.append(tuple(o.float().cpu() for o in network(x.flip(3) if mirror else x)))
-    return tuple(torch.cat(column) for column in zip(*outputs, strict=True))
+        outputs[first] = tuple(o.float().cpu() for o in network(x.flip(3) if mirror else x))
+    everything = {first: columns for part in processes.gathered(outputs) for first, columns in part.items()}
+    return tuple(torch.cat(column) for column in zip(*(everything[k] for k in sorted(everything)), strict=True))
 
 
 def answers(plain: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from asg import AsgError, models, records
+from asg import AsgError, models, processes, records
 from asg.config import RunConfig, make_config
 from asg.data import mirrored
 from asg.data.folder import opaque, scan
@@ -17,6 +17,7 @@ from asg.data.images import make_folder, read_image, square
 from asg.metrics import answers
 from asg.trainers import classification, self_training
 from asg.trainers.frozen import EVALUATION_BATCH
+from asg.trainers.loop import make_accelerator
 
 # What every run on own folders starts from.
 PROFILE = {
@@ -40,13 +41,18 @@ def model_of(source: Path, target: Path | None, out: Path, overrides: dict, devi
     """Train on folders (resumed if ``out`` holds a checkpoint), write model and report, return the result."""
     folders = {"source": str(source), "target": str(target) if target else None}
     config = make_config(PROFILE, folders, overrides)
-    with own_folder(out, config) as folder:
+    make_accelerator(config, device)  # the processes meet before the first thing that one does for all
+    with processes.held(own_folder(out, config)) as folder:
         result, student = classification.train(config, folder, device)
-        classes = tuple(sorted(p.name for p in source.iterdir() if p.is_dir() and not p.name.startswith(".")))
-        models.save_model(student, config, classes, folder)
-        records.write_text(folder / "report.json", json.dumps({**result, **records.provenance()}, indent=1))
-        records.write_text(folder / "report.md", report(result, config))
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+        def keep() -> None:
+            classes = tuple(sorted(p.name for p in source.iterdir() if p.is_dir() and not p.name.startswith(".")))
+            models.save_model(student, config, classes, folder)
+            records.write_text(folder / "report.json", json.dumps({**result, **records.provenance()}, indent=1))
+            records.write_text(folder / "report.md", report(result, config))
+            (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+        processes.once(keep)
     return result
 
 
@@ -62,11 +68,16 @@ def adapt(
         raise AsgError(f"{source} has the classes {', '.join(found)}, and {model} knows {', '.join(classes)}.")
     how = {"images": str(target), **overrides}
     config = make_config(config.model_dump(), {"source": str(source), "target": None, "adapt": how})
-    with own_folder(out, config) as folder:
+    make_accelerator(config, device)
+    with processes.held(own_folder(out, config)) as folder:
         result, student = self_training.train(config, folder, start, device)
-        models.save_model(student, config.model_copy(update={"adapt": None}), classes, folder)
-        for part in folder.glob("round-*"):
-            shutil.rmtree(part)
+
+        def keep() -> None:
+            models.save_model(student, config.model_copy(update={"adapt": None}), classes, folder)
+            for part in folder.glob("round-*"):
+                shutil.rmtree(part)
+
+        processes.once(keep)
     return result, classes
 
 

@@ -14,6 +14,7 @@ LEVELS = [
     ["asg"],
     ["asg.config"],
     ["asg.recipes"],
+    ["asg.processes"],
     ["asg.data.images"],
     ["asg.data.segmentation"],
     ["asg.data.folder", "asg.data.toy", "asg.data.mini", "asg.data.digits", "asg.data.visda"],

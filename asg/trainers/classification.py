@@ -100,13 +100,12 @@ def prepare(config: RunConfig, accelerator: Accelerator) -> Task:
     """Data, network, objective and evaluation of a classification run."""
     domains = load_domains(config)
     student = build(config, len(domains.source.classes)).to(accelerator.device)
-    with accelerator.main_process_first():
-        evaluate = make_evaluation(student, domains, config, accelerator.device)
-        teacher = None
-        if config.guidance:
-            teacher = frozen.log_probabilities(student, domains.source, accelerator.device)
-            teacher = teacher.to(accelerator.device)  # indexed there: no step waits for the host
-        penalty = make_penalty(config, student, domains.source, accelerator.device)
+    evaluate = make_evaluation(student, domains, config, accelerator.device)
+    teacher = None
+    if config.guidance:
+        teacher = frozen.log_probabilities(student, domains.source, accelerator.device)
+        teacher = teacher.to(accelerator.device)  # indexed there: no step waits for the host
+    penalty = make_penalty(config, student, domains.source, accelerator.device)
     objective = make_objective(config, teacher, penalty)
     return Task(
         student, layer_groups(student), domains.source, objective, evaluate, "accuracy",

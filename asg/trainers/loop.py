@@ -16,11 +16,12 @@ from typing import NoReturn
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState
+from accelerate.utils import patch_environment
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from tqdm import tqdm
 
-from asg import AsgError
+from asg import AsgError, processes
 from asg.config import RunConfig
 from asg.controllers.base import Controller
 from asg.data.images import StepSampler, total_steps
@@ -48,13 +49,31 @@ class Progress:
 
 
 def make_accelerator(config: RunConfig, device: str | None) -> Accelerator:
-    """accelerate's view of ``device`` (None: the best there is); the batch is split over devices."""
+    """accelerate's view of ``device`` (None: the best there is); processes that share a run split its batches.
+
+    Raises :class:`AsgError` for a device that there is not (see :func:`asg.processes.device_kind`) and for a batch
+    that does not divide.
+    """
+    kind, several = processes.device_kind(device), processes.launched() > 1
+    if config.batch % processes.launched():
+        raise AsgError(
+            f"A batch of {config.batch} cannot be split over {processes.launched()} processes: choose a batch that "
+            "their number divides, or another number of processes."
+        )
     AcceleratorState._reset_state(reset_partial_state=True)  # else a process's first run fixes precision and device
-    return Accelerator(
-        cpu=device == "cpu",
-        mixed_precision=config.precision,
-        dataloader_config=DataLoaderConfiguration(split_batches=True, dispatch_batches=False, even_batches=False),
-    )
+    with patch_environment(**({"ACCELERATE_TORCH_DEVICE": device} if device and not several else {})):
+        accelerator = Accelerator(
+            cpu=kind == "cpu",
+            mixed_precision=config.precision,
+            dataloader_config=DataLoaderConfiguration(split_batches=True, dispatch_batches=False, even_batches=False),
+        )
+    if accelerator.num_processes != processes.launched() or accelerator.device.type != kind:
+        raise AsgError(
+            f"accelerate gives {accelerator.num_processes} processes on {accelerator.device.type} where "
+            f"{processes.launched()} on {kind} were asked for: unset the ACCELERATE_… variables of the environment."
+        )
+    processes.meet()
+    return accelerator
 
 
 def make_optimiser(config: RunConfig, groups: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
@@ -123,13 +142,16 @@ def fit(
     ``objective(network, indices, x, labels)`` gives named losses, of which ``total`` is minimised;
     ``batches`` draws the indices of each step; ``final`` is called in place of ``evaluate`` after the last one.
     The controller sets the rate of each layer group before each step and is told the losses after it.
+    Several processes share each batch: losses are averaged over them, as gradients are, so an objective that divides
+    by a count of its own part must scale it (:func:`asg.processes.share`). The main process alone writes the
+    checkpoint and calls ``on_evaluation``; every process ends with the same network and evaluations.
     Raises :class:`Diverged` when the loss is no longer finite; the last good checkpoint stays.
     """
     total = total_steps(config, len(images))
     optimiser, at, path = make_optimiser(config, groups), Progress(), folder / "checkpoint.pt"
     network.to(accelerator.device)
-    if path.exists():
-        saved = load_checkpoint(path, accelerator.device)
+    saved = load_checkpoint(path, accelerator.device) if processes.once(path.exists) else None
+    if saved is not None:
         network.load_state_dict(saved["network"])
         optimiser.load_state_dict(saved["optimiser"])
         controller.load_state_dict(saved["controller"])
@@ -139,7 +161,7 @@ def fit(
     loader = DataLoader(images, batch_sampler=sampler, num_workers=config.workers)
     network, optimiser, loader = accelerator.prepare(network, optimiser, loader)
     bare = accelerator.unwrap_model(network)
-    if path.exists() and "scaler" in saved and accelerator.scaler is not None:
+    if saved is not None and "scaler" in saved and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(saved["scaler"])
     parts = {"network": bare, "optimiser": optimiser, "controller": controller, "scaler": accelerator.scaler}
 
@@ -170,13 +192,15 @@ def fit(
         means = {k: v / at.window_steps for k, v in at.window.items()}
         measure = final if final and at.step == total else evaluate
         numbers = {"step": at.step, **{f"train_{k}": v for k, v in means.items()}, **measure(bare)}
+        numbers = processes.gathered(numbers)[0]  # the last bits may differ between devices, what is decided must not
         if not is_finite(numbers):
             diverged()
         at.evaluations.append(numbers)
         sums.clear()
         at.window_steps = 0
         look(checkpoint=True)
-        on_evaluation(at.evaluations[-1])
+        if accelerator.is_main_process:
+            on_evaluation(at.evaluations[-1])
 
     if not at.evaluations:
         take_stock()

@@ -66,7 +66,7 @@ def conduct(
     with cpu_threads(config.threads):
         accelerator = make_accelerator(config, device)
         if accelerator.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.reset_peak_memory_stats(accelerator.device)
         began = time.monotonic()
         task = prepare(config, accelerator)
         prepared = time.monotonic() - began
@@ -81,6 +81,7 @@ def conduct(
     on_cuda = accelerator.device.type == "cuda"
     seen = [e for e in done.evaluations[1:] or done.evaluations if task.metric in e]
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    peak = torch.cuda.max_memory_allocated(accelerator.device) / 2**20 if on_cuda else kilobytes / 1024
     result = {
         "first_losses": done.first_losses,
         "evaluations": done.evaluations,
@@ -90,8 +91,8 @@ def conduct(
         "steps": done.step,
         "seconds": round(done.seconds, 1),
         "seconds_preparing": round(prepared, 1),
-        "peak_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20 if on_cuda else kilobytes / 1024),
-        "device": torch.cuda.get_device_name() if on_cuda else "cpu",
+        "peak_memory_mb": round(peak),
+        "device": torch.cuda.get_device_name(accelerator.device) if on_cuda else accelerator.device.type,
         "processes": accelerator.num_processes,
         **controller.report(),
     }

@@ -1,0 +1,224 @@
+"""Several processes on one run: the numbers of one process, and no wait, error or print that goes astray.
+
+Processes of the CPU stand in for GPUs: torch's launcher starts them, as a user would.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PACKAGES, untrained
+from typer.testing import CliRunner
+
+from asg.config import RunConfig, make_config
+from asg.controllers.learned import Policy, Spec, save_policy
+from asg.run import network_path, run
+from asg.trainers import self_training
+from asg_book.cli import app
+from asg_book.experiments import PROFILES, get
+
+pytestmark = pytest.mark.slow
+
+# The result of every configuration of argv[1], a JSON list of (way, configuration), goes to argv[2], by process.
+DRIVER = """
+import json, sys
+from pathlib import Path
+import torch.distributed as dist
+from asg.config import RunConfig
+from test_processes import result
+
+asked = json.loads(Path(sys.argv[1]).read_text())
+results = [result(way, RunConfig.model_validate(fields), Path(sys.argv[2])) for way, fields in asked]
+Path(sys.argv[2], f"{dist.get_rank()}.json").write_text(json.dumps(results))
+dist.destroy_process_group()
+"""
+
+
+def result(way: str, config: RunConfig, folder: Path) -> dict:
+    """What a run ends with, by ``run``, or by the rounds of self-training alone from an ``untrained`` start."""
+    if way == "run":
+        return run(config)
+    return self_training.train(config, folder / config.identity(), untrained(config))[0]
+
+
+def launch(arguments: list[str], processes: int = 2) -> subprocess.CompletedProcess:
+    """``torchrun`` on a free port; its output, and the processes' own, as text."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{PACKAGES}{os.pathsep}{Path(__file__).parent}",
+        "OMP_NUM_THREADS": "1",
+        "TQDM_DISABLE": "1",
+    }
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, timeout=240, env=environment, check=False
+    )
+
+
+def together(arms: list[tuple[str, RunConfig]], folder: Path) -> list[list[dict]]:
+    """The :func:`result` of each arm, one list a process."""
+    script, asked = folder / "driver.py", folder / "configs.json"
+    script.write_text(DRIVER)
+    asked.write_text(json.dumps([(way, config.model_dump()) for way, config in arms]))
+    done = launch([str(script), str(asked), str(folder)])
+    assert done.returncode == 0, done.stderr
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def toy(**overrides: object) -> RunConfig:
+    return make_config(PROFILES["toy"], {"evaluations": 4, **overrides})
+
+
+@pytest.fixture
+def arms(tmp_path: Path) -> dict[str, tuple[str, RunConfig]]:
+    """Name → (way, configuration) of one run of each kind, evaluated at every second step."""
+    policy = tmp_path / "policy.safetensors"
+    save_policy(Policy(Spec(groups=3), torch.Generator().manual_seed(0)), {}, policy)
+    scenes = {"data": "toy-scenes", "batch": 4, "guidance": 1.0, "chunks": 2}
+    adapt = {"rounds": 1, "length": 0.2, "rate": 1.0, "portion": 0.5, "growth": 0.3, "mrkld": 0.1}
+    rounds = {**adapt, "rounds": 2, "length": 0.5, "rate": 0.3}
+    control = {"kind": "learned", "policy": str(policy), "shortest": 2, "schedule": True}
+    return {
+        "plain": ("run", toy()),
+        "guided": ("run", toy(guidance=0.1)),
+        "penalised": ("run", toy(regulariser={"kind": "ewc", "strength": 1.0})),
+        "learned": ("run", toy(guidance=0.1, control=control)),
+        "scenes": ("run", toy(**scenes, cap=0.01)),
+        "crops": ("run", toy(**scenes, crop=48)),
+        "adapted": ("run", toy(steps=40, warmup=4, adapt=adapt)),
+        "rounds": ("untrained", toy(adapt=rounds)),
+        "soft rounds": ("untrained", toy(adapt={**rounds, "lrent": 0.25})),
+        "rounds on scenes": ("untrained", toy(data="toy-scenes", batch=4, adapt=rounds)),
+    }
+
+
+def curve(record: dict) -> list[dict[str, float]]:
+    """Losses of every evaluation: those of the steps before it, and those on held-out images."""
+    return [
+        {name: value for name, value in evaluation.items() if name.startswith("train_") or name in LOSSES}
+        for evaluation in record["evaluations"]
+    ]
+
+
+LOSSES = ("validation_loss", "validation_loss_error", "kl")
+CLOCK = ("seconds", "seconds_preparing", "peak_memory_mb")
+
+
+def timeless(record: dict) -> dict:
+    return {k: v for k, v in record.items() if k not in CLOCK}
+
+
+def test_two_processes_end_with_the_numbers_of_one(workplace, tmp_path, arms, monkeypatch):
+    pair = together(list(arms.values()), tmp_path)
+    monkeypatch.setenv("ASG_RESULTS", str(tmp_path / "alone"))
+    monkeypatch.setenv("ASG_RUNS", str(tmp_path / "alone"))
+    for k, (arm, (way, config)) in enumerate(arms.items()):
+        first, second = (process[k] for process in pair)
+        assert timeless(first) == timeless(second), arm
+        alone = result(way, config, tmp_path / "alone")
+        assert (first["processes"], alone["processes"]) == (2, 1)
+        assert len(curve(first)) > 2 and all("kl" in losses for losses in curve(first))
+        for ours, theirs in zip(curve(first), curve(alone), strict=True):
+            assert ours == pytest.approx(theirs, abs=1e-5, rel=0), arm
+        assert first.get("decisions") == alone.get("decisions")
+        for name in ("validation", "agreement", "predicted", "per_class", "labelled", "pseudo", "thresholds"):
+            assert first["final"].get(name) == pytest.approx(alone["final"].get(name), abs=1e-5), (arm, name)
+
+
+# A run of argv[1]; what happens on the way stands in argv[2], Python of its own.
+STAGED = """
+import os, sys, time
+from datetime import timedelta
+import torch.distributed as dist
+from asg import AsgError, cli
+from asg.config import RunConfig
+from asg.run import network_path, run
+from asg.trainers import classification, frozen, loop
+
+config, rank = RunConfig.model_validate_json(sys.argv[1]), int(os.environ["RANK"])
+exec(sys.argv[2])
+cli.app = lambda **_: print("accuracy", run(config)["final"]["accuracy"])
+cli.main()
+dist.destroy_process_group()
+"""
+SLOW = """
+dist.init_process_group("gloo", timeout=timedelta(seconds=4))
+forward_all = frozen.forward_all
+frozen.forward_all = lambda *a: (time.sleep(6), forward_all(*a))[1]
+"""
+NO_IMAGE = """
+from asg.data import toy
+draw = toy.draw
+def failing(*a):
+    if rank == 0:
+        raise AsgError("the first image is broken: replace it.")
+    return draw(*a)
+toy.draw = failing
+"""
+FULL_DISK = """
+def failing(*a):
+    raise AsgError("the disk is full: free some space.")
+loop.save_checkpoint = failing
+"""
+ALONE = """
+cli.GRACE = 2.0
+make = classification.make_objective
+def making(*a):
+    if rank == 1:
+        raise AsgError("this process has no memory: buy some.")
+    return make(*a)
+classification.make_objective = making
+"""
+
+
+def staged(config: RunConfig, stage: str, folder: Path, processes: int = 2) -> subprocess.CompletedProcess:
+    script = folder / "staged.py"
+    script.write_text(STAGED)
+    return launch([str(script), config.to_json(), stage], processes)
+
+
+def test_a_teacher_that_takes_longer_than_the_groups_limit(workplace, tmp_path):
+    """The main process needs 6 seconds for each of the teacher's outputs, the group's limit is 4."""
+    done = staged(toy(guidance=0.1), SLOW, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("accuracy") == 1
+
+
+@pytest.mark.parametrize(
+    "stage", [NO_IMAGE, FULL_DISK, ALONE], ids=["while others wait", "while others go on", "other"]
+)
+def test_an_error_of_one_process_ends_all_and_is_said_once(workplace, tmp_path, stage: str):
+    sentence = re.search(r'AsgError\("(.*)"\)', stage)[1]
+    began = time.monotonic()
+    done = staged(toy(), stage, tmp_path)
+    assert done.returncode != 0 and "accuracy" not in done.stdout
+    assert done.stderr.count(f"error: {sentence}") == 1, done.stderr
+    assert time.monotonic() - began < 60
+    assert not list(workplace.results.rglob("*.jsonl"))
+
+
+def test_a_batch_that_does_not_divide_is_a_sentence(workplace, tmp_path):
+    done = staged(toy(), "", tmp_path, processes=3)
+    assert done.stderr.count("error: A batch of 8 cannot be split over 3 processes: choose a batch that") == 1
+
+
+def test_the_command_locks_writes_and_prints_once(workplace):
+    """The run of two processes is the record and the network that one process finds."""
+    arguments = ["run", "guidance", "--arm", "small_proxy", "--seed", "0", "--profile", "toy"]
+    done = launch(["-m", "asg_book.cli", *arguments])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("guidance small_proxy seed 0: accuracy") == len(done.stdout.splitlines()) == 1
+    (file,) = workplace.results.rglob("*.jsonl")
+    assert len(file.read_text().splitlines()) == 1
+    again = CliRunner().invoke(app, arguments)
+    assert again.stdout == done.stdout
+    assert network_path(get("guidance").config("toy", "small_proxy", 0)).exists()
+    assert len(list((workplace.data / "cache" / "images").iterdir())) == 3  # nothing is left half written
