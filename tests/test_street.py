@@ -16,7 +16,7 @@ from scipy.io import savemat
 
 from asg import AsgError
 from asg.data import street
-from asg.data.segmentation import IGNORE
+from asg.data.images import UNLABELLED
 from asg.run import run
 from asg_book.experiments import get
 
@@ -114,10 +114,10 @@ def test_train_ids_are_the_published_ones():
     table = street.id_table(33)
     for name, label_id, train in TABLE:
         if name != "license plate":
-            assert table[int(label_id)] == int(train), name
-    assert table[255] == table[65535] == IGNORE
+            assert table[int(label_id)] == (UNLABELLED if train == "255" else int(train)), name
+    assert table[255] == table[65535] == UNLABELLED
     assert (table[34:255] == street.UNKNOWN).all() and (table[256:65535] == street.UNKNOWN).all()
-    assert street.id_table(34)[34] == IGNORE and street.id_table(34)[35] == street.UNKNOWN
+    assert street.id_table(34)[34] == UNLABELLED and street.id_table(34)[35] == street.UNKNOWN
 
 
 def test_every_colour_of_camvid_is_read_as_the_class_that_the_table_says():
@@ -125,15 +125,15 @@ def test_every_colour_of_camvid_is_read_as_the_class_that_the_table_says():
     assert len(CAMVID) == 32 == (table != street.UNKNOWN).sum()
     for r, g, b, meaning in ([*row[:3], row[4] if len(row) > 4 else ""] for row in CAMVID):
         got = table[65536 * int(r) + 256 * int(g) + int(b)]
-        assert got == (street.CLASSES.index(meaning) if meaning else IGNORE), (r, g, b)
+        assert got == (street.CLASSES.index(meaning) if meaning else UNLABELLED), (r, g, b)
 
 
 # --- what is read -------------------------------------------------------------------------------------------------
 
 
 def expected_ids(ids: np.ndarray) -> np.ndarray:
-    meaning = {int(label_id): int(train) for _, label_id, train in TABLE if int(train) >= 0}
-    return np.vectorize(lambda i: meaning.get(int(i), 255))(ids)
+    meaning = {int(label_id): int(train) for _, label_id, train in TABLE if int(train) not in (255, -1)}
+    return np.vectorize(lambda i: meaning.get(int(i), -1))(ids)
 
 
 def test_gta5_is_read(gta5):
@@ -141,7 +141,7 @@ def test_gta5_is_read(gta5):
     assert (train.names, held.names) == (("images/00002.png", "images/00003.png"), ("images/00001.png",))
     for i, number in enumerate((2, 3)):
         image, labels = train.decode(i)
-        assert np.array_equal(image, pixels_of(number)) and labels.dtype == np.uint8
+        assert np.array_equal(image, pixels_of(number)) and labels.dtype == np.int16
         assert np.array_equal(labels, expected_ids(ids_of(number, 34)))
     index, image, labels = held[0]
     assert (index, image.shape, labels.shape) == (0, (3, HEIGHT, WIDTH), (HEIGHT, WIDTH))
@@ -179,8 +179,8 @@ def test_camvid_is_read(camvid):
     for i in range(3):
         image, labels = pairs.decode(i)
         which = np.roll(np.resize(np.arange(32), HEIGHT * WIDTH), i).reshape(HEIGHT, WIDTH)
-        expected = [[255 if meanings[w] is None else street.CLASSES.index(meanings[w]) for w in row] for row in which]
-        assert np.array_equal(image, pixels_of(i)) and np.array_equal(labels, expected) and labels.dtype == np.uint8
+        expected = [[-1 if meanings[w] is None else street.CLASSES.index(meanings[w]) for w in row] for row in which]
+        assert np.array_equal(image, pixels_of(i)) and np.array_equal(labels, expected) and labels.dtype == np.int16
 
 
 @pytest.mark.parametrize("kind", ["8 bits", "16 bits", "palette"])
@@ -198,7 +198,7 @@ def test_minus_one_in_16_bits_is_ignored(cityscapes):
     ids[0, 0] = np.uint16(65535)
     save(next(cityscapes.glob("gtFine/val/frankfurt/*_labelIds.png")), ids)
     labels = street.cityscapes(cityscapes).decode(0)[1]
-    assert labels[0, 0] == IGNORE and (labels.ravel()[1:] == 0).all()
+    assert labels[0, 0] == UNLABELLED and (labels.ravel()[1:] == 0).all()
 
 
 def test_images_of_other_modes_become_colours(cityscapes):
@@ -378,7 +378,7 @@ def test_the_stray_colours_of_one_published_file_are_ignored(camvid):
     colours[1, 2] = (26, 26, 26)
     save(camvid / "LabeledApproved_full/Seq05VD_f02610_L.png", colours)
     labels = street.camvid(camvid).decode(2)[1]
-    assert labels[1, 2] == IGNORE and (labels == street.CLASSES.index("sky")).sum() == HEIGHT * WIDTH - 1
+    assert labels[1, 2] == UNLABELLED and (labels == street.CLASSES.index("sky")).sum() == HEIGHT * WIDTH - 1
 
 
 # --- training ------------------------------------------------------------------------------------------------------

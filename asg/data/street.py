@@ -14,12 +14,11 @@ from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.io import loadmat
 
 from asg import AsgError
-from asg.data.images import fingerprint_of, read_image
-from asg.data.segmentation import IGNORE, SegmentationSet
+from asg.data.images import UNLABELLED, fingerprint_of, read_image
+from asg.data.segmentation import SegmentationSet, nearest
 
 # The label id of each train class, by train id (Cordts et al. 2016; helpers/labels.py of cityscapesScripts).
 IDS = {
@@ -28,7 +27,7 @@ IDS = {
     "truck": 27, "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33,
 }  # fmt: skip
 CLASSES = tuple(IDS)
-UNKNOWN = 254  # in a look-up table: no published id or colour
+UNKNOWN = UNLABELLED - 1  # in a look-up table: no published id or colour
 # The colours (0xRRGGBB) of CamVid's 32 classes by the train class that Cityscapes' annotators would have chosen.
 CAMVID = {
     "road": (0x804080, 0x8000C0, 0xC00040),  # Road, LaneMkgsDriv, LaneMkgsNonDriv
@@ -48,19 +47,19 @@ HELD_OUT = 100  # every hundredth pair is held out for validation on the synthet
 
 @cache
 def id_table(highest: int) -> np.ndarray:
-    """Label id → train id, IGNORE (all other ids up to ``highest``, and −1) or UNKNOWN; ``(65536,)``."""
-    table = np.full(1 << 16, UNKNOWN, np.uint8)
-    table[[*range(highest + 1), 255, 65535]] = IGNORE  # −1 in 8 and in 16 bits
+    """Label id → train id, UNLABELLED (all other ids up to ``highest``, and −1) or UNKNOWN; ``(65536,)``."""
+    table = np.full(1 << 16, UNKNOWN, np.int16)
+    table[[*range(highest + 1), 255, 65535]] = UNLABELLED  # −1 in 8 and in 16 bits
     table[list(IDS.values())] = range(len(IDS))
     return table
 
 
 @cache
 def colour_table() -> np.ndarray:
-    """CamVid's colour → train id, IGNORE or UNKNOWN; ``(2²⁴,)``."""
-    table = np.full(1 << 24, UNKNOWN, np.uint8)
+    """CamVid's colour → train id, UNLABELLED or UNKNOWN; ``(2²⁴,)``."""
+    table = np.full(1 << 24, UNKNOWN, np.int16)
     for name, colours in CAMVID.items():
-        table[list(colours)] = IGNORE if name is None else CLASSES.index(name)
+        table[list(colours)] = UNLABELLED if name is None else CLASSES.index(name)
     return table
 
 
@@ -83,7 +82,7 @@ def read_colours(path: Path) -> np.ndarray:
     if (unknown := labels == UNKNOWN).any() and path.name != STRAY:
         colour = tuple(colours[unknown][0].tolist())
         raise AsgError(f"{path} holds the colour {colour}, which means no class of CamVid: obtain it again.")
-    return np.where(unknown, np.uint8(IGNORE), labels)
+    return np.where(unknown, np.int16(UNLABELLED), labels)
 
 
 def find(root: Path, what: str, pattern: str, label_of: Callable[[Path], Path]) -> list[tuple[Path, Path]]:
@@ -110,7 +109,7 @@ def pair_set(
         if (size := labels.shape[::-1]) != image.size:
             if not resized:
                 raise AsgError(f"{pairs[i][1]} has {size} pixels and its image {image.size}: obtain both again.")
-            labels = np.asarray(Image.fromarray(labels).resize(image.size, Image.NEAREST))
+            labels = nearest(labels, image.size)
         return np.asarray(image), labels
 
     names = tuple(image.relative_to(root).as_posix() for image, _ in pairs)

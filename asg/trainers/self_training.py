@@ -22,7 +22,7 @@ from asg import AsgError
 from asg.config import RunConfig
 from asg.data import SEGMENTATION, read_domains, unlabelled
 from asg.data.images import UNLABELLED, StepSampler, make_folder, total_steps
-from asg.data.segmentation import IGNORE, Augmentation
+from asg.data.segmentation import Augmentation
 from asg.dense_losses import segmentation_loss
 from asg.pseudo_labels import (
     ConfidenceHistograms,
@@ -62,7 +62,7 @@ class Labeller:
 
 @dataclass(frozen=True)
 class Union(Dataset):
-    """The source, then the ``chosen`` images of the target, whose labels are hidden (IGNORE)."""
+    """The source, then the ``chosen`` images of the target, whose labels are hidden (UNLABELLED)."""
 
     source: Dataset
     target: Dataset
@@ -77,7 +77,7 @@ class Union(Dataset):
             return self.source[at]
         there = self.chosen[index - len(self.source)]
         _, image, labels = self.target[(there, *draw) if draw else there]
-        return index, image, torch.full_like(labels, IGNORE)
+        return index, image, torch.full_like(labels, UNLABELLED)
 
 
 class Halves(BatchSampler):
@@ -116,7 +116,7 @@ def label(labeller: Labeller, target: Dataset, classes: int, device: torch.devic
 
     ``labelled`` counts the pseudo-labels of each class, ``sure`` is their mean confidence, ``selection`` the
     :func:`~asg.pseudo_labels.selection_matrix` over the set, which alone the truth enters, and ``pseudo`` the
-    label of each image (IGNORE: none), where an image has one.
+    label of each image (UNLABELLED: none), where an image has one.
     """
     chosen, matrix, sure, pseudo = [], torch.zeros(classes, classes + 1, dtype=torch.long), 0.0, []
     counts = torch.zeros(classes, dtype=torch.long)
@@ -125,18 +125,17 @@ def label(labeller: Labeller, target: Dataset, classes: int, device: torch.devic
         p = labeller.probabilities(image[None].to(device))
         if labeller.alpha:
             soft = soft_labels(p, labeller.thresholds, labeller.alpha)
-            labels = soft.argmax(1).where(soft.sum(1) > 0, IGNORE)
+            labels = soft.argmax(1).where(soft.sum(1) > 0, UNLABELLED)
         else:
             labels = hard_labels(p, labeller.thresholds)
-        selected = labels != IGNORE
+        selected = labels != UNLABELLED
         if labels.dim() == 1:
             pseudo.append(int(labels))
         if bool(selected.any()):
             chosen.append(i)
             sure += float(p.max(1).values[selected].sum())
             counts += labels[selected].cpu().bincount(minlength=classes)
-        truth = torch.as_tensor(truth)[None]
-        matrix += selection_matrix(labels.cpu(), truth.where(truth != UNLABELLED, IGNORE), classes)
+        matrix += selection_matrix(labels.cpu(), torch.as_tensor(truth)[None], classes)
     worth = {"labelled": counts.tolist(), "sure": sure / max(1, int(counts.sum())), "selection": matrix.tolist()}
     return tuple(chosen), {**worth, "pseudo": pseudo}
 
@@ -150,7 +149,7 @@ def make_objective(source: int, labeller: Labeller, alpha: float) -> Callable[..
         targets = labeller(x[theirs])
         losses["pseudo"] = self_training_loss(logits[theirs], targets)
         if alpha:
-            selected = targets.sum(1) > 0 if targets.is_floating_point() else targets != IGNORE
+            selected = targets.sum(1) > 0 if targets.is_floating_point() else targets != UNLABELLED
             losses["mrkld"] = mrkld(logits[theirs], selected, alpha)
         return {"total": sum(losses.values()), **losses}
 

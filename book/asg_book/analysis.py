@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from asg import AsgError
-from asg.data.segmentation import IGNORE
+from asg.data.images import UNLABELLED
 from asg.pseudo_labels import coverage_per_class, precision_per_class
 
 CONFIDENCE = 0.95
@@ -277,7 +277,7 @@ def fates(arms: Mapping[str, Sequence[dict]], labels: Sequence[int]) -> pd.DataF
             for record in records:
                 first = np.asarray(record["evaluations"][1]["pseudo"])
                 before, after = (np.asarray(record["evaluations"][k]["predicted"]) for k in (0, -1))
-                kind = np.where(first == IGNORE, "no label", np.where(first == truth, "right label", "wrong label"))
+                kind = np.where(first == UNLABELLED, "no label", np.where(first == truth, "right label", "wrong label"))
                 here = kind == part
                 counts += [here.sum(), (after == first)[here].sum(), (before == truth)[here].sum(),
                            (after == truth)[here].sum()]  # fmt: skip
