@@ -20,7 +20,7 @@ from torch.utils.data import BatchSampler, Dataset
 
 from asg import AsgError
 from asg.config import RunConfig
-from asg.data import SEGMENTATION, read_domains, unlabelled
+from asg.data import SEGMENTATION, read_domains, unlabelled, with_truth
 from asg.data.images import UNLABELLED, StepSampler, make_folder, total_steps
 from asg.data.segmentation import Augmentation
 from asg.dense_losses import segmentation_loss
@@ -62,7 +62,7 @@ class Labeller:
 
 @dataclass(frozen=True)
 class Union(Dataset):
-    """The source, then the ``chosen`` images of the target, whose labels are hidden (UNLABELLED)."""
+    """The source, then the ``chosen`` images of the target, none of which has a label (UNLABELLED)."""
 
     source: Dataset
     target: Dataset
@@ -76,8 +76,7 @@ class Union(Dataset):
         if index < len(self.source):
             return self.source[at]
         there = self.chosen[index - len(self.source)]
-        _, image, labels = self.target[(there, *draw) if draw else there]
-        return index, image, torch.full_like(labels, UNLABELLED)
+        return index, *self.target[(there, *draw) if draw else there][1:]
 
 
 class Halves(BatchSampler):
@@ -115,8 +114,8 @@ def label(labeller: Labeller, target: Dataset, classes: int, device: torch.devic
     """The images that get a pseudo-label somewhere, and what the labels are worth.
 
     ``labelled`` counts the pseudo-labels of each class, ``sure`` is their mean confidence, ``selection`` the
-    :func:`~asg.pseudo_labels.selection_matrix` over the set, which alone the truth enters, and ``pseudo`` the
-    label of each image (UNLABELLED: none), where an image has one.
+    :func:`~asg.pseudo_labels.selection_matrix` over the set, which alone the truth enters and which is left out where
+    no label of the set is known, and ``pseudo`` the label of each image (UNLABELLED: none), where an image has one.
     """
     chosen, matrix, sure, pseudo = [], torch.zeros(classes, classes + 1, dtype=torch.long), 0.0, []
     counts = torch.zeros(classes, dtype=torch.long)
@@ -136,8 +135,8 @@ def label(labeller: Labeller, target: Dataset, classes: int, device: torch.devic
             sure += float(p.max(1).values[selected].sum())
             counts += labels[selected].cpu().bincount(minlength=classes)
         matrix += selection_matrix(labels.cpu(), torch.as_tensor(truth)[None], classes)
-    worth = {"labelled": counts.tolist(), "sure": sure / max(1, int(counts.sum())), "selection": matrix.tolist()}
-    return tuple(chosen), {**worth, "pseudo": pseudo}
+    worth = {"labelled": counts.tolist(), "sure": sure / max(1, int(counts.sum())), "pseudo": pseudo}
+    return tuple(chosen), {**worth, **({"selection": matrix.tolist()} if bool(matrix.any()) else {})}
 
 
 def make_objective(source: int, labeller: Labeller, alpha: float) -> Callable[..., dict[str, Tensor]]:
@@ -175,7 +174,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, number: int, before: di
     former = copy.deepcopy(task.network).requires_grad_(False)
     portion = min(1.0, how.portion + number * how.growth)
     labeller = Labeller(former, survey(former, target, classes, portion, device), how.lrent)
-    chosen, worth = label(labeller, target, classes, device)
+    chosen, worth = label(labeller, with_truth(config), classes, device)
     if not chosen:
         raise AsgError(
             f"No image is sure enough to be a pseudo-label in round {number + 1}: raise portion ({portion:g})."

@@ -253,9 +253,9 @@ def rounds(arms: Mapping[str, Sequence[dict]], metrics: Sequence[str]) -> pd.Dat
 def labels_per_class(records: Sequence[dict], classes: Sequence[str]) -> pd.DataFrame:
     """Precision and coverage of the pseudo-labels of each class (rows) in the first and the last round, over all seeds.
 
-    A class that got no label has no precision (NaN).
+    A class that got no label has no precision (NaN). Runs on a target of unknown labels do not count.
     """
-    columns = {}
+    columns, records = {}, [r for r in records if "selection" in r["final"]]
     for name, at in (("first round", 1), ("last round", -1)) if records else ():
         matrix = torch.tensor([r["evaluations"][at]["selection"] for r in records]).sum(0)  # (C, C + 1)
         columns[f"precision, {name}"] = precision_per_class(matrix).numpy()
