@@ -102,6 +102,9 @@ class RunConfig(BaseModel):
         description="Benchmark that the run reads."
     )
     source: str | None = Field(None, description="Folder of synthetic class folders (data = folder).")
+    source_list: str | None = Field(
+        None, description="Which GTA5 images train: a list of names, or the authors' .mat; None: all (data = gta5)."
+    )
     target: str | None = Field(None, description="Folder of real class folders, only reported on.")
     rendering: Rendering = Field(Rendering(), strict=False, description="How the images of data = mini are composed.")
     size: int = Field(224, ge=32, description="Height and width of the network's input in pixels.")
@@ -141,6 +144,10 @@ class RunConfig(BaseModel):
             raise ValueError("give exactly one of steps and epochs")
         if self.data == "folder" and not self.source:
             raise ValueError("data = folder needs source, a folder with one sub-folder of images per class")
+        if self.data != "gta5" and self.source_list:
+            raise ValueError("source_list is a list of GTA5 images, of data = gta5 only")
+        if self.data == "gta5" and self.adapt and self.adapt.half:
+            raise ValueError("data = gta5 adapts to Cityscapes train and reports on val: leave adapt.half out")
         return self
 
     def to_json(self) -> str:

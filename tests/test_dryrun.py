@@ -13,7 +13,7 @@ from torch import nn
 from asg import AsgError
 from asg.config import make_config
 from asg.data import visda
-from asg.dryrun import Plan, dry_run, measure, report
+from asg.dryrun import Plan, count, dry_run, measure, report
 from asg.models import build
 from asg_book.experiments import PROFILES, get
 
@@ -202,6 +202,7 @@ def test_rounds_of_self_training_are_counted() -> None:
     plan = dry_run(make_config(PROFILES["toy"], {"adapt": {"rounds": 2, "length": 0.5}}))
     one, both = plan.flops
     _, held_out, photos = plan.images
+    assert plan.adapted == photos == 24 and "24 unlabelled ones to adapt to" in report(plan)
     width = build(plan.config, plan.classes).kept_head.in_features
     a_round = 4 * (both + 8 / 2 * one) + (2 * photos + 2 * (held_out + 2 * photos)) * one + photos**2 * width
     assert plan.seconds["self-training"] == pytest.approx(2 * a_round / 15e12)
@@ -216,8 +217,9 @@ def test_a_segmentation_run_at_the_papers_scale(backbone: str, trained: int) -> 
     """Crops have a live teacher, Cityscapes is answered at full size, GTA5 is counted as published."""
     config = get("segmentation").config("paper", "patches", 0, {"backbone": f"torchvision:{backbone}"})
     plan = dry_run(config)
-    held_out = len(range(0, 24_966, 100))
-    assert plan.images == (24_966 - held_out, held_out, 500) and plan.steps == 100_000
+    held_out = math.ceil((24_966 - 12_403) / 100)  # of the images that the reference's list leaves out
+    assert plan.images == (12_403, held_out, 500) and plan.steps == 100_000
+    assert "12,403 training images" in report(plan) and "24,966" not in report(plan)
     assert sum(plan.groups.values()) == trained and list(plan.groups)[-1] == "head"
     one, _ = plan.flops
     assert plan.seconds["teacher"] == pytest.approx(100_000 * 6 * one / 15e12)
@@ -225,3 +227,28 @@ def test_a_segmentation_run_at_the_papers_scale(backbone: str, trained: int) -> 
     assert plan.disk["teacher cache"] == plan.disk["image cache"] == 0
     assert "19 classes (as published, not on disk)" in report(plan)
     assert "activations at batch 6, 512 px" in report(plan)
+
+
+@pytest.mark.parametrize(
+    ("listed", "train", "held_out"),
+    [("gta5_train.txt", 12_403, 126), ("split.mat", 12_403, 64), (None, 24_966 - 250, 250)],
+)
+def test_gta5_is_counted_as_published_for_every_list_that_is_known(absent: str, listed: str, train: int, held_out: int):
+    config = make_config(PROFILES["toy"], {"data": "gta5", "source": absent, "source_list": listed, "crop": 32})
+    assert count(config) == ((train, held_out, 500), 0, 19, "as published, not on disk")
+
+
+def test_a_list_that_is_neither_known_nor_there_is_a_sentence(absent: str):
+    config = make_config(PROFILES["toy"], {"data": "gta5", "source": absent, "source_list": "mine.txt", "crop": 32})
+    with pytest.raises(AsgError, match="GTA5 is not at"):
+        count(config)
+
+
+def test_self_training_at_the_papers_scale_labels_cityscapes_train(absent: str) -> None:
+    """Three rounds, each with two passes over 2,975 whole photographs beside its two evaluations on 500."""
+    plan = dry_run(get("adaptation_scenes").config("paper", "vanilla, CBST", 0, {"source": absent}))
+    one, both = plan.flops
+    assert (plan.images[2], plan.adapted) == (500, 2_975)
+    a_round = 12_500 * (both + 6 / 2 * one) + (2 * 2_975 + 2 * 2 * (126 + 500)) * 8 * one
+    assert plan.seconds["self-training"] == pytest.approx(3 * a_round / 15e12)
+    assert "500 photos, 2,975 unlabelled ones to adapt to, 19 classes (as published, not on disk)" in report(plan)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from asg import AsgError, processes
 from asg.config import RunConfig
 
-UNLABELLED = -1
+UNLABELLED = -1  # of images and pixels that have no class, or none that trains and counts: no class has this index
 
 
 @dataclass(frozen=True)

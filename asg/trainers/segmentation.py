@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from asg import processes
 from asg.config import RunConfig
 from asg.data import read_domains
-from asg.data.images import same_size
-from asg.data.segmentation import IGNORE, Augmentation, Draws, SegmentationDomains, SegmentationSet
+from asg.data.images import UNLABELLED, same_size
+from asg.data.segmentation import Augmentation, Draws, SegmentationDomains, SegmentationSet
 from asg.dense_losses import capped_weight, segmentation_loss
 from asg.dense_metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
 from asg.dense_models import DenseStudent, build_dense, predict
@@ -103,7 +103,7 @@ def make_objective(
 
     def objective(network: nn.Module, indices: Tensor, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits, features = network(x)
-        task = segmentation_loss(logits, labels) * processes.share((labels != IGNORE).sum())
+        task = segmentation_loss(logits, labels) * processes.share((labels != UNLABELLED).sum())
         if teacher is None:
             return {"total": task, "task": task}
         kl = proxy_guidance(student.kept_logits(features, config.chunks or 1), teacher(indices, x))

@@ -20,9 +20,9 @@ from torch.utils.data import BatchSampler, Dataset
 
 from asg import AsgError, processes
 from asg.config import RunConfig
-from asg.data import SEGMENTATION, read_domains, unlabelled
+from asg.data import SEGMENTATION, read_domains, unlabelled, with_truth
 from asg.data.images import UNLABELLED, StepSampler, make_folder, same_size, total_steps
-from asg.data.segmentation import IGNORE, Augmentation
+from asg.data.segmentation import Augmentation
 from asg.dense_losses import segmentation_loss
 from asg.pseudo_labels import (
     ConfidenceHistograms,
@@ -62,7 +62,7 @@ class Labeller:
 
 @dataclass(frozen=True)
 class Union(Dataset):
-    """The source, then the ``chosen`` images of the target, whose labels are hidden (IGNORE)."""
+    """The source, then the ``chosen`` images of the target, none of which has a label (UNLABELLED)."""
 
     source: Dataset
     target: Dataset
@@ -76,8 +76,7 @@ class Union(Dataset):
         if index < len(self.source):
             return self.source[at]
         there = self.chosen[index - len(self.source)]
-        _, image, labels = self.target[(there, *draw) if draw else there]
-        return index, image, torch.full_like(labels, IGNORE)
+        return index, *self.target[(there, *draw) if draw else there][1:]
 
 
 class Halves(BatchSampler):
@@ -124,9 +123,9 @@ def label(
     """The images that get a pseudo-label somewhere, and what the labels are worth.
 
     ``labelled`` counts the pseudo-labels of each class, ``sure`` is their mean confidence, ``selection`` the
-    :func:`~asg.pseudo_labels.selection_matrix` over the set, which alone the truth enters, and ``pseudo`` the
-    label of each image (IGNORE: none), where an image has one. Several processes share the images out, and each gets
-    the whole result.
+    :func:`~asg.pseudo_labels.selection_matrix` over the set, which alone the truth enters and which is left out where
+    no label of the set is known, and ``pseudo`` the label of each image (UNLABELLED: none), where an image has one.
+    Several processes share the images out, and each gets the whole result.
     """
     images: dict[int, tuple[list[int], float, int | None]] = {}  # label counts, sum of confidences, label
     matrix = torch.zeros(classes, classes + 1, dtype=torch.long)
@@ -135,24 +134,24 @@ def label(
         p = labeller.probabilities(x.to(device))
         if labeller.alpha:
             soft = soft_labels(p, labeller.thresholds, labeller.alpha)
-            labels = soft.argmax(1).where(soft.sum(1) > 0, IGNORE)
+            labels = soft.argmax(1).where(soft.sum(1) > 0, UNLABELLED)
         else:
             labels = hard_labels(p, labeller.thresholds)
-        selected = labels != IGNORE
+        selected = labels != UNLABELLED
         for k, index in enumerate(indices):
             counts = labels[k][selected[k]].bincount(minlength=classes).tolist()
             sure = float(p[k].max(0).values[selected[k]].sum())
             images[index] = counts, sure, int(labels[k]) if labels.dim() == 1 else None
-        matrix += selection_matrix(labels.cpu(), truth.where(truth != UNLABELLED, IGNORE), classes)
+        matrix += selection_matrix(labels.cpu(), truth, classes)
     parts = processes.gathered((matrix, images))
     everything = {index: one for _, part in parts for index, one in part.items()}
     counts, sure, pseudo = zip(*(everything[i] for i in range(len(target))), strict=True)
-    labelled = torch.tensor(counts)  # (N, C)
+    labelled, matrix = torch.tensor(counts), sum(part for part, _ in parts)  # (N, C), (C, C + 1)
     worth = {
         "labelled": labelled.sum(0).tolist(),
         "sure": sum(sure) / max(1, int(labelled.sum())),
-        "selection": sum(part for part, _ in parts).tolist(),
         "pseudo": [one for one in pseudo if one is not None],
+        **({"selection": matrix.tolist()} if bool(matrix.any()) else {}),
     }
     return tuple(labelled.sum(1).nonzero()[:, 0].tolist()), worth
 
@@ -163,8 +162,8 @@ def make_objective(source: int, labeller: Labeller, alpha: float) -> Callable[..
     def objective(network: nn.Module, indices: Tensor, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits, theirs = network(x)[0], indices >= source
         targets = labeller(x[theirs])
-        selected = targets.sum(1) > 0 if targets.is_floating_point() else targets != IGNORE
-        counts = torch.stack(((labels[~theirs] != IGNORE).sum(), selected.sum()))
+        selected = targets.sum(1) > 0 if targets.is_floating_point() else targets != UNLABELLED
+        counts = torch.stack(((labels[~theirs] != UNLABELLED).sum(), selected.sum()))
         labelled, pseudo = processes.share(counts)  # a process may have more of them than another
         losses = {
             "task": segmentation_loss(logits[~theirs], labels[~theirs]) * labelled,
@@ -196,7 +195,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, number: int, before: di
     former = copy.deepcopy(task.network).requires_grad_(False)
     portion = min(1.0, how.portion + number * how.growth)
     labeller = Labeller(former, survey(former, target, classes, portion, device, config.workers), how.lrent)
-    chosen, worth = label(labeller, target, classes, device, config.workers)
+    chosen, worth = label(labeller, with_truth(config), classes, device, config.workers)
     if not chosen:
         raise AsgError(
             f"No image is sure enough to be a pseudo-label in round {number + 1}: raise portion ({portion:g})."

@@ -191,8 +191,8 @@ SCENES = {
         "warmup": 25, "evaluations": 2,
     },
     "paper": {
-        "data": "gta5", "backbone": "torchvision:vgg16", "crop": 512, "batch": 6, "steps": 100_000, "lr": 1e-3,
-        "sgd": "torch", "evaluations": 10,
+        "data": "gta5", "backbone": "torchvision:vgg16", "source_list": "gta5_train.txt", "crop": 512, "batch": 6,
+        "steps": 50 * 2000, "lr": 1e-3, "sgd": "torch", "evaluations": 10,
     },
 }  # fmt: skip
 # The paper's λ for segmentation. On mini, λ is what analysis.best_kept chooses on held-out scenes from the records of
