@@ -20,7 +20,7 @@ from asg.controllers.learned import save_policy
 from asg.controllers.windows import policy_path
 from asg.data.images import make_folder
 from asg.run import run as run_once
-from asg_book import build, plots
+from asg_book import build, pages, plots
 from asg_book.experiments import EXPERIMENTS, POLICIES, PROFILES, get, policy_config
 
 Profile = Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}.")]
@@ -29,6 +29,12 @@ Profile = Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}.")]
 def describe(evaluation: dict) -> str:
     """One line about an evaluation, in per cent."""
     return "  ".join(f"{k} {100 * evaluation[k]:.1f}" for k in plots.NAMES if k in plots.SHARES & evaluation.keys())
+
+
+def label(experiment: str, arm: str, config: RunConfig) -> str:
+    """What names one run: experiment, arm, seed, and the policy where one drives it."""
+    policy = config.control.policy if config.control else None
+    return f"{experiment} {arm} seed {config.seed}{f' policy {policy}' if policy else ''}"
 
 
 @app.command()
@@ -46,13 +52,12 @@ def run(
     """Train arms of an experiment, or print what their records say."""
     declared = get(experiment)
     for name in arm or declared.arms:
-        for number in seed or declared.seeds:
-            config = declared.config(profile, name, number, parse_settings(settings))
+        for config in declared.configs(profile, name, seed, parse_settings(settings)):
             if dry_run:
                 print(dryrun.report(dryrun.dry_run(config, tflops=tflops)))
                 break
             record = run_once(config, fresh, device)
-            print(f"{experiment} {name} seed {number}: {describe(record['final'])}  (key {record['key']})")
+            print(f"{label(experiment, name, config)}: {describe(record['final'])}  (key {record['key']})")
             if fresh and (kept := records.find(config)):
                 same = kept["evaluations"] == record["evaluations"]
                 print(f"  kept record: {describe(kept['final'])}  identical: {same}")
@@ -73,15 +78,14 @@ def reproduce(
     wanted: dict[str, tuple[str, str, RunConfig]] = {}
     for name in experiment or EXPERIMENTS:
         declared = get(name)
-        for arm, seed in ((arm, seed) for arm in declared.arms for seed in declared.seeds):
-            config = declared.config(profile, arm, seed)
-            wanted.setdefault(f"{config.identity()}-{seed}", (name, arm, config))
+        for arm, config in ((a, config) for a in declared.arms for config in declared.configs(profile, a)):
+            wanted.setdefault(f"{config.identity()}-{config.seed}", (name, arm, config))
     if only == "stale":
         for path in sorted((records.results_root() / profile).glob("*.jsonl")):
             if not records.is_current(path):
                 print(f"outdated: {path.name} is removed")
                 path.unlink()
-    todo = sorted((w for w in wanted.values() if records.find(w[2]) is None), key=lambda w: w[2].seed)
+    todo = sorted((w for w in wanted.values() if pages.recorded(w[2]) is None), key=lambda w: w[2].seed)
     kept = len(wanted) - len(todo)
     print(f"{kept} of {len(wanted)} runs have a current record; {len(todo)} to train, {jobs} at once")
     for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):  # else glibc gives memory back at every step
@@ -110,7 +114,7 @@ def work_for_parent() -> None:
 
 def train_missing(experiment: str, arm: str, config: RunConfig) -> bool:
     """One run of ``reproduce``, in a worker: whether it has its record now."""
-    what = f"{experiment} {arm} seed {config.seed}"
+    what = label(experiment, arm, config)
     try:
         record = run_once(config)
     except AsgError as error:
@@ -126,8 +130,9 @@ def experiments(profile: Profile = "mini") -> None:
     for e in EXPERIMENTS.values():
         print(f"{e.id}: {e.question}")
         for arm, overrides in e.arms.items():
-            done = sum(records.find(e.config(profile, arm, s)) is not None for s in e.seeds)
-            print(f"  {arm:28} {done}/{len(e.seeds)} seeds  {dict(overrides)}")
+            wanted = e.configs(profile, arm)
+            done = sum(pages.recorded(config) is not None for config in wanted)
+            print(f"  {arm:28} {done}/{len(wanted)} runs  {dict(overrides)}")
 
 
 policy = typer.Typer(help="Policies that set the rates: train one, or search rates with the same compute.")
