@@ -54,7 +54,8 @@ class Control(BaseModel):
     ratios: tuple[float, ...] | None = Field(None, strict=False, description="One a group (kind = fixed).")
     groups: int = Field(7, ge=1, description="Rates to set (kind = random); a policy brings its own number.")
     window: Literal["written", "divided"] = Field("written", description="Rule that lengthens the windows.")
-    shortest: int = Field(10, ge=1, description="Steps of the shortest window; a window of none decides nothing.")
+    shortest: int = Field(10, ge=1, description="Steps of the shortest window, and of the first, at ratio 1.")
+    epoch: int | None = Field(None, ge=1, description="Steps of an epoch, which ends windows; None: one pass.")
     sampled: bool = Field(True, description="Draw the policy's ratios, or take the likeliest.")
     schedule: bool = Field(False, description="Multiply by the hand-tuned warm-up and decay.")
 

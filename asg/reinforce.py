@@ -54,14 +54,14 @@ class Window:
         return self.held_task + weight * self.held_guidance
 
 
-# Name → reward of a window, given the one before (None before the first) and λ; the paper's is unknown (departure 13).
-REWARDS: dict[str, Callable[[Window, Window | None, float], float]] = {
+# Name → reward of a window, given the one before and λ; the paper's is unknown (departure 13).
+REWARDS: dict[str, Callable[[Window, Window, float], float]] = {
     "loss": lambda now, before, weight: -now.loss(weight),
-    "improvement": lambda now, before, weight: before.loss(weight) - now.loss(weight) if before else 0.0,
+    "improvement": lambda now, before, weight: before.loss(weight) - now.loss(weight),
     "held-out": lambda now, before, weight: before.held_out(weight) - now.held_out(weight),
     "retention": lambda now, before, weight: before.held_out(1.0) - now.held_out(1.0),
 }
-HELD_OUT = ("held-out", "retention")  # look at held-out renders before the first step and after each window
+HELD_OUT = ("held-out", "retention")  # look at held-out renders where a window ends
 
 
 class MetaConfig(BaseModel):
@@ -78,6 +78,9 @@ class MetaConfig(BaseModel):
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
     baseline: bool = Field(False, description="Subtract a moving average of the returns, and divide by their spread.")
     entropy: float = Field(0.0, ge=0, description="Weight of the entropy bonus.")
+    loss: Literal["mean of products", "product of means"] = Field(
+        "mean of products", description="How returns and log-probabilities of an update meet (departure 30)."
+    )
     groups: int = Field(7, ge=1, description="Rates that the policy sets.")
     actions: int = Field(11, ge=0, description="Ratios from 0 to 1; 0: a continuous ratio.")
     statistics: tuple[str, ...] = Field(STATISTICS, strict=False, description="What the policy sees.")
@@ -101,9 +104,22 @@ def reinforce_loss(log_probabilities: Tensor, advantages: Tensor, entropies: Ten
 
     ``log_probabilities`` and ``entropies`` ``(T,)``, summed over the groups; ``advantages``
     ``(T,)``: returns, less a baseline if there is one. Its gradient is an unbiased estimate of
-    that of minus the expected return. Source: the reference's update; the bonus is an option.
+    that of minus the expected return. Source: what the reference's update intends; the bonus is an option.
     """
     return -(advantages.detach() * log_probabilities + bonus * entropies).mean()
+
+
+def product_of_means(log_probabilities: Tensor, advantages: Tensor, entropies: Tensor, bonus: float = 0.0) -> Tensor:
+    r"""The same as the reference's code has it, whose shapes ``(T, 1)`` and ``(T, 1, 1)`` are broadcast (departure 30).
+
+    .. math:: -\bar A \cdot \frac1T \sum_t \sum_g \log\pi_g(a_{tg}) - \frac{\beta}{T} \sum_t \sum_g H_{tg}
+
+    Every choice of an update is credited with the mean of all its returns. Shapes: :func:`reinforce_loss`.
+    """
+    return -(advantages.detach().mean() * log_probabilities + bonus * entropies).mean()
+
+
+LOSSES = {"mean of products": reinforce_loss, "product of means": product_of_means}
 
 
 @dataclass
@@ -143,10 +159,11 @@ class Learning(Learned):
 
     def decide(self, state: Tensor) -> list[float]:
         """Take the reward of the last choice, learn if it is time, choose again."""
-        if self.pending:
-            self.take(state, self.probe() if self.meta.reward in HELD_OUT else {})
-        elif self.meta.reward in HELD_OUT and not self.all_rewards:
-            self.before = Window(math.nan, math.nan, **self.probe.last)
+        held = self.probe() if self.meta.reward in HELD_OUT else {}
+        if self.before is None:  # the first window, which nobody chose, is what the first choice is measured from
+            self.before = Window(float(state[0]), float(state[1]), **held)
+        else:
+            self.take(state, held)
         outputs = self.look(state)
         actions = self.policy.sample(outputs.detach(), self.generator)
         entropy = self.policy.entropy(outputs)
@@ -174,7 +191,7 @@ class Learning(Learned):
         if self.meta.baseline:
             advantages = self.compare(advantages)
         log_probabilities, entropies = (torch.stack(column) for column in zip(*self.pending, strict=True))
-        loss = reinforce_loss(log_probabilities, advantages, entropies, self.meta.entropy)
+        loss = LOSSES[self.meta.loss](log_probabilities, advantages, entropies, self.meta.entropy)
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
@@ -202,7 +219,7 @@ class Learning(Learned):
         if self.pending and diverged:
             self.pay(DIVERGED)
         elif self.pending and self.count:
-            self.take(self.state(self.total), self.probe.last)
+            self.take(self.state(), self.probe.last)
         if self.rewards:
             self.update()
 
@@ -262,6 +279,11 @@ class Episodes:
         return controller, end
 
 
+def mean(values: list[float]) -> float | None:
+    """None of no values: an episode that diverged in its first window, which nobody chose, had no choice to pay."""
+    return fmean(values) if values else None
+
+
 def mean_ratios(controller: Windowed) -> dict[str, float]:
     """Part of the network → mean ratio over the decisions of an episode."""
     found = controller.report()
@@ -302,7 +324,7 @@ def train_policy(
             if not all(bool(p.isfinite().all()) for p in policy.parameters()):
                 raise AsgError(f"The policy diverged in episode {episode}: lower the meta rate ({meta.lr:g}).")
             at.curve.append({
-                "episode": episode, "reward": fmean(controller.all_rewards), "entropy": fmean(controller.entropies),
+                "episode": episode, "reward": mean(controller.all_rewards), "entropy": mean(controller.entropies),
                 "ratios": mean_ratios(controller), **end,
             })  # fmt: skip
             at.episode, at.seconds = episode + 1, time.monotonic() - began

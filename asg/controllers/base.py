@@ -15,8 +15,8 @@ class Controller:
         """Learning rate of each layer group for ``step`` (0, 1, …)."""
         raise NotImplementedError
 
-    def observe(self, losses: dict[str, Tensor]) -> None:
-        """The losses of the step just taken, detached scalars, averaged over all devices."""
+    def observe(self, step: int, losses: dict[str, Tensor]) -> None:
+        """The losses of ``step``, just taken: detached scalars, averaged over all devices."""
 
     def state_dict(self) -> dict:
         """What a checkpoint keeps: tensors, numbers, strings, lists and dicts."""

@@ -50,11 +50,12 @@ def given_ratios(control: Control) -> tuple[float, ...]:
 
 
 class Fixed(Windowed):
-    """One ratio a part for the whole run: ``control.ratios``, or the best of a search, ``control.policy``."""
+    """One ratio a part from the first step to the last: ``control.ratios``, or the best of a search, ``control.policy``."""
 
     def __init__(self, config: RunConfig, groups: dict[str, list[nn.Parameter]], images: int) -> None:
         self.given = given_ratios(config.control)
         super().__init__(config, groups, images, len(self.given))
+        self.ratios = list(self.given)
 
     def decide(self, state: Tensor) -> list[float]:
         """What was given."""

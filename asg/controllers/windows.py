@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from itertools import pairwise
@@ -48,31 +47,36 @@ def policy_path(name: str | None, suffix: str = ".safetensors") -> Path:
     return Path(os.environ.get("ASG_POLICIES", Path(__file__).parents[2] / "policies")) / f"{name}{suffix}"
 
 
-def next_window(rule: str, shortest: int, window: int, previous: int) -> int:
-    r"""Steps until the next decision, given the last window and the step at which it began.
+def next_window(rule: str, shortest: int, current: int, former: int, epoch: int) -> int:
+    r"""Steps until the next decision, ``current`` steps into an epoch of ``epoch`` steps, after ``former`` in all epochs
+    before it.
 
-    ``written``: :math:`\max(m, w + \lfloor s/20 \rfloor)`, as the reference computes it;
-    ``divided``: :math:`\max(m, \lfloor (w + s)/20 \rfloor)`, as it probably means (departure 14).
+    .. math:: \min\big(\max(m, c + \lfloor f/20 \rfloor),\ e - c\big)
+
+    as the reference computes it (``written``): windows double within an epoch and are longer in later ones. With
+    ``divided`` the growth is :math:`\lfloor (c + f)/20 \rfloor`, as it perhaps means (departure 14).
     """
-    longer = window + previous // 20 if rule == "written" else (window + previous) // 20
-    return max(shortest, longer)
+    growth = current + former // 20 if rule == "written" else (current + former) // 20
+    return min(max(shortest, growth), epoch - current)
 
 
 class Windowed(Controller):
     r"""Rate of every layer group: :math:`\eta \cdot a`, with a ratio :math:`a` that :meth:`decide` sets.
 
-    No warm-up and no decay, as in the reference's classification, unless ``schedule`` asks for the
-    hand-tuned factor. A window is cut at the end of an epoch.
+    As in the reference the first window, of the shortest length, is trained at ratio 1, and its statistics are the
+    first that a decision sees. No warm-up and no decay, as in its classification, unless ``schedule`` asks for the
+    hand-tuned factor (departure 18).
     """
 
     def __init__(self, config: RunConfig, groups: dict[str, list[nn.Parameter]], images: int, parts: int) -> None:
         self.config, self.control = config, config.control
         self.parts = partition(list(groups), parts)
-        self.total, self.epoch = total_steps(config, images), max(1, images // config.batch)
+        self.total = total_steps(config, images)
+        self.epoch = self.control.epoch or max(1, images // config.batch)
         self.last = next(p for p in reversed(groups["head"]) if p.dim() > 1)  # weight of the last layer, (C, D, …)
-        self.sums, self.count = torch.zeros(4, device=self.last.device), 0
+        self.sums, self.count = torch.zeros(len(STATISTICS), device=self.last.device), 0
         self.ratios = [1.0] * parts
-        self.window = self.previous = self.next = 0
+        self.window = min(self.control.shortest, self.epoch)
         self.decisions: list[dict] = []
 
     def decide(self, state: Tensor) -> list[float]:
@@ -80,42 +84,41 @@ class Windowed(Controller):
         raise NotImplementedError
 
     def rates(self, step: int) -> dict[str, float]:
-        """The rates in force at ``step``; decides first where a window ends."""
-        if step == self.next:
-            state = self.state(step)
-            if all(map(math.isfinite, state.tolist())):  # else the loop is about to say that the run diverged
-                self.ratios = self.decide(state)
-            self.decisions.append({"step": step, "ratios": [round(r, 4) for r in self.ratios]})
-            self.window = next_window(self.control.window, self.control.shortest, self.window, self.previous)
-            self.previous, self.next = step, min(step + self.window, (step // self.epoch + 1) * self.epoch)
-            self.sums, self.count = torch.zeros_like(self.sums), 0
+        """The rates in force at ``step``."""
         factor = schedule(step, self.total, self.config.warmup) if self.control.schedule else 1.0
         base = self.config.lr * factor
         return {name: base * ratio for part, ratio in zip(self.parts, self.ratios, strict=True) for name in part}
 
-    def observe(self, losses: dict[str, Tensor]) -> None:
-        """Add the step to the window: losses, mean and standard deviation of the last layer's weights."""
+    def observe(self, step: int, losses: dict[str, Tensor]) -> None:
+        """Add ``step`` to the window: losses, progress, mean and standard deviation of the last layer's weights.
+
+        Where that ends the window, the ratios of the next one are decided, unless the training is over.
+        """
         std, mean = torch.std_mean(self.last.detach())
         guidance = losses.get("guidance", torch.zeros_like(mean))
-        self.sums = self.sums + torch.stack([losses["task"], guidance, mean, std])  # no wait for the device
+        progress = torch.full_like(mean, step / self.total)
+        self.sums = self.sums + torch.stack([losses["task"], guidance, progress, mean, std])  # no wait for the device
         self.count += 1
+        if self.count == self.window and step + 1 < self.total:
+            self.turn(step + 1)
 
-    def state(self, step: int) -> Tensor:
-        """:data:`STATISTICS` ``(5,)`` averaged over the window that ends at ``step``, on the CPU.
+    def turn(self, step: int) -> None:
+        """Decide from the window that is over, and begin the next one with ``step``."""
+        state = self.state()
+        if bool(state.isfinite().all()):  # else the loop is about to say that the run diverged
+            self.ratios = self.decide(state)
+        self.decisions.append({"step": step, "ratios": [round(r, 4) for r in self.ratios]})
+        current = step % self.epoch
+        self.window = next_window(self.control.window, self.control.shortest, current, step - current, self.epoch)
+        self.sums, self.count = torch.zeros_like(self.sums), 0
 
-        Before the first step the losses are 0 and the weights are as they stand (departure 17).
-        """
-        if self.count:
-            task, guidance, mean, std = (self.sums / self.count).tolist()
-        else:
-            task = guidance = 0.0
-            std, mean = (float(v) for v in torch.std_mean(self.last.detach()))
-        return torch.tensor([task, guidance, step / self.total, mean, std])
+    def state(self) -> Tensor:
+        """:data:`STATISTICS` ``(5,)``, each averaged over the steps of the window so far, on the CPU (departure 17)."""
+        return (self.sums / self.count).cpu()
 
     def state_dict(self) -> dict:
         """The window so far and the decisions."""
-        names = ("sums", "count", "ratios", "window", "previous", "next", "decisions")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in ("sums", "count", "ratios", "window", "decisions")}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on within the window."""

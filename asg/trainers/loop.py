@@ -183,7 +183,7 @@ def fit(
         accelerator.backward(losses["total"])
         optimiser.step()
         losses = accelerator.reduce({name: value.detach() for name, value in losses.items()}, "mean")
-        controller.observe(losses)
+        controller.observe(at.step, losses)
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + value
         at.step += 1

@@ -54,10 +54,10 @@ def fixed(ratios: tuple[float, ...] | None = None, policy: str | None = None) ->
 EPISODES: dict[str, dict] = {
     "toy": {"steps": 12, "evaluations": 1, "control": {"kind": "learned", "shortest": 3, "schedule": True}},
     "mini": {
-        "size": 64, "steps": 20, "batch": 8, "warmup": 2, "lr": 0.002, "evaluations": 1,
+        "size": 64, "steps": 30, "batch": 8, "warmup": 12, "lr": 0.002, "evaluations": 1,
         "control": {"kind": "learned", "schedule": True},
     },
-    "paper": {"steps": 2000, "evaluations": 1, "control": {"kind": "learned", "schedule": True}},
+    "paper": {"steps": 2000, "evaluations": 1, "control": {"kind": "learned"}},
 }  # fmt: skip
 LENGTH = {"toy": {"episodes": 3, "groups": 3}, "mini": {"episodes": 200}, "paper": {"episodes": 500}}
 OURS = {"reward": "held-out", "baseline": True, "gamma": 0.9, "lr": 0.03}
@@ -74,7 +74,7 @@ POLICIES: dict[str, dict] = {
     "loss": {**ASG, "reward": "loss"},
     "improvement": {**ASG, "reward": "improvement"},
     "retention": {**ASG, "reward": "retention"},
-    "reference": {"student": PROXY},
+    "reference": {"student": PROXY, "loss": "product of means"},
     # other choices
     "three-ratios": {**ASG, "actions": 3},
     "continuous": {**ASG, "actions": 0, "lr": 0.01},  # at .03 its deviation, and with it the policy, diverges
