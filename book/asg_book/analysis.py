@@ -65,8 +65,8 @@ def complete(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def crossed(parts: Sequence[pd.DataFrame]) -> Estimate:
-    r"""Estimate of the sum of the means of complete tables of policies (rows) × the same seeds (columns).
+def crossed(parts: Sequence[np.ndarray | pd.DataFrame]) -> Estimate:
+    r"""Estimate of the sum of the means of complete tables, each ``(P, S)``: policies × the same S seeds.
 
     One table holds the paired differences :math:`d_{ps} = \mu + \alpha_p + \beta_s + \varepsilon_{ps}` of P policies
     and S seeds, random effects of variances :math:`\sigma_P^2, \sigma_S^2, \sigma^2`. The mean of all has the variance
@@ -85,16 +85,17 @@ def crossed(parts: Sequence[pd.DataFrame]) -> Estimate:
 
     With fewer than two seeds sd, interval and p are NaN.
     """
-    seeds = parts[0].shape[1] if parts else 0
-    policies = tuple(len(part) for part in parts if len(part) > 1)
-    if not seeds or any(part.empty for part in parts):
+    tables = [np.asarray(part, float) for part in parts]
+    if not all(table.size for table in tables):
         return Estimate(0, *[math.nan] * 4)
-    sums = sum(part.mean(axis=0).to_numpy() for part in parts)  # (S,)
+    repeated = [table for table in tables if len(table) > 1]
+    seeds, policies = tables[0].shape[1], tuple(map(len, repeated))
+    sums = np.sum([table.mean(axis=0) for table in tables], axis=0)  # (S,)
     mean = float(sums.mean())
     if seeds < 2:
         return Estimate(seeds, mean, *[math.nan] * 4, policies)
     positive, negative = [(float(sums.var(ddof=1)) / seeds, seeds - 1)], []  # (mean square / P S, its freedom)
-    for table in (part.to_numpy() for part in parts if len(part) > 1):  # (P, S)
+    for table in repeated:
         count, rows = len(table), table.mean(axis=1, keepdims=True)
         residual = table - rows - table.mean(axis=0) + table.mean()
         freedom = (count - 1) * (seeds - 1)
@@ -107,7 +108,7 @@ def crossed(parts: Sequence[pd.DataFrame]) -> Estimate:
     error = math.sqrt(variance)
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
     p = 2 * float(stats.t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
-    spread = float(np.std(parts[0].to_numpy() if len(parts) == 1 else sums, ddof=1))
+    spread = float(np.std(tables[0] if len(tables) == 1 else sums, ddof=1))
     return Estimate(seeds, mean, spread, mean - half, mean + half, p, policies)
 
 
@@ -116,7 +117,7 @@ def estimate(numbers: Sequence[float]) -> Estimate:
 
     With fewer than two values sd and interval are NaN.
     """
-    return crossed([pd.DataFrame([list(numbers)], dtype=float)])
+    return crossed([np.array([numbers])])
 
 
 def level(records: Sequence[dict], metric: str, which: str = "final") -> Estimate:
