@@ -174,7 +174,10 @@ def test_the_spread_of_two_different_policies_is_in_their_difference():
         found, alone = crossed([d[0], -d[1]]), estimate(d[0].mean(0) - d[1].mean(0))
         covered += found.low <= 0 <= found.high
         naive += alone.low <= 0 <= alone.high
-    arms = [[driven(p, s, table[p, s], name) for p in range(3) for s in range(5)] for name, table in zip("ab", d, strict=True)]
+    arms = [
+        [driven(p, s, table[p, s], name) for p in range(3) for s in range(5)]
+        for name, table in zip("ab", d, strict=True)
+    ]
     assert difference(*arms, "accuracy") == found and found.size == "5 × 3 × 3"
     assert 0.93 <= covered / runs <= 0.99 and naive / runs < 0.6
 

@@ -212,7 +212,7 @@ def intervals(table: pd.DataFrame, xlabel: str) -> Figure:
         part = table[table["metric"] == metric].set_index("row")
         found = part[["mean", "low", "high"]].reindex(rows) * (100 if metric in SHARES else 1)
         shown = part.get("decided", pd.Series(True, part.index)).reindex(rows, fill_value=True).to_numpy(bool)
-        for chosen, fill in ((shown, COLOURS[0]), (~shown, "white")):
+        for chosen, fill in ((c, f) for c, f in ((shown, COLOURS[0]), (~shown, "white")) if c.any()):
             kept = found[chosen]
             distance = np.nan_to_num([kept["mean"] - kept["low"], kept["high"] - kept["mean"]])
             look = {"color": COLOURS[0], "mfc": fill, "markersize": 5}
