@@ -83,7 +83,7 @@ def crossed(parts: Sequence[np.ndarray | pd.DataFrame]) -> Estimate:
     Of several tables, with policies of their own, the seed term is the variance of their sum seed by seed, over S;
     each adds :math:`(M_P - M_R)/PS`. sd is that of all values together (of one table), or of the seeds' sums.
 
-    With fewer than two seeds sd, interval and p are NaN.
+    With fewer than two seeds sd, interval and p are NaN (departure 12).
     """
     tables = [np.asarray(part, float) for part in parts]
     if not all(table.size for table in tables):
@@ -234,8 +234,13 @@ def meta_curves(policies: Mapping[str, dict], window: int = 10) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
 
 
-def meta_ratios(card: dict, window: int = 10) -> pd.DataFrame:
-    """Long table of the mean ratio of each part in each episode of a meta-training, smoothed: episode, part, ratio."""
+def meta_ratios(card: dict | None, window: int = 10) -> pd.DataFrame:
+    """Long table of the mean ratio of each part in each episode of a meta-training, smoothed: episode, part, ratio.
+
+    Empty without a card.
+    """
+    if card is None:
+        return pd.DataFrame(columns=["episode", "part", "ratio"])
     ratios = pd.DataFrame([point["ratios"] for point in card["curve"]]).rolling(window, 1).mean()
     return ratios.rename_axis("episode").reset_index().melt("episode", var_name="part", value_name="ratio")
 
@@ -245,8 +250,10 @@ def slopes(trials: Sequence[dict], outcomes: Sequence[str]) -> pd.DataFrame:
 
     Long table: metric (the outcome), row (the part), mean (the slope :math:`\hat\beta`), low and high
     (:math:`\hat\beta \pm t_{n-p-1}\, s \sqrt{(X^\top X)^{-1}_{kk}}` at 95 %), for one unit of the ratio;
-    n trials, p parts and a constant.
+    n trials, p parts and a constant. Empty without trials.
     """
+    if not trials:
+        return pd.DataFrame(columns=INTERVALS)
     parts = list(trials[0]["ratios"])
     x = np.array([[1.0, *trial["ratios"].values()] for trial in trials])  # (n, p + 1)
     freedom = len(x) - x.shape[1]

@@ -425,7 +425,9 @@ def at_a_glance(panels: Sequence[Panel], bounds: Mapping[str, Bound]) -> None:
         link = f'<a href="{panel.chapter}.html">{panel.chapter[3:].replace("_", " ")}</a>'
         legend = bound.legend([panel.metric]) if any("†" in row[bound.profile] for row in rows.values()) else ""
         display(captioned(pd.DataFrame(rows).T, " · ".join(filter(None, (panel.shows, legend, link)))))
-        if panel.claims:
+        if not any(bound.arms.values()):
+            display(bound.provenance())
+        elif panel.claims:
             display(bound.findings([panel.metric], tuple(panel.claims.values())))
 
 
