@@ -28,6 +28,27 @@ def mean_per_class(predicted: Tensor, labels: Tensor, classes: int) -> float:
     return float(accuracy_per_class(predicted, labels, classes).nanmean())
 
 
+def mean_error(values: Tensor, cluster: Tensor | None = None) -> float | None:
+    r"""Standard error of the mean of ``values`` ``(N,)`` that come in G independent clusters ``(N,)``.
+
+    Renders of one design err alike. With the sum of the deviations of each cluster in place of each deviation
+    (Liang and Zeger 1986, with the factor that makes it unbiased for clusters of one size),
+
+    .. math:: \sqrt{rac{G}{G - 1} \sum_{g=1}^{G} \Big(rac1N \sum_{i \in g} (x_i - ar x)\Big)^2},
+
+    which is :math:`s / \sqrt N` where each value is a cluster of its own (``cluster`` None). One cluster does not
+    say how much clusters differ: None.
+    """
+    values, ids = values.double(), torch.arange(len(values))
+    if cluster is not None:
+        ids = cluster.unique(return_inverse=True)[1]
+    count = int(ids.max()) + 1
+    if count < 2:
+        return None
+    sums = torch.zeros(count, dtype=torch.double).index_add_(0, ids, values - values.mean())
+    return float((count / (count - 1) * sums.square().sum()).sqrt() / len(values))
+
+
 def class_map(imagenet_classes: dict[str, list[int]], classes: tuple[str, ...], total: int) -> Tensor:
     """0/1 matrix ``(total ImageNet classes, C)``: which ImageNet class means which class."""
     matrix = torch.zeros(total, len(classes))

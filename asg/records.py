@@ -128,9 +128,14 @@ def outdated(profile: str) -> list[tuple[Path, list[dict]]]:
     return [(path, held) for path, held in files if not all(map(is_current, held))]
 
 
+def policy_is_there(config: RunConfig) -> bool:
+    """Whether the policy or search that a run names, if it does, has been made."""
+    return config.control is None or config.control.policy is None or control_path(config.control).exists()
+
+
 def find(config: RunConfig) -> dict | None:
     """The record of this configuration and seed, if there is one; of a policy that is not there, there is none."""
-    if config.control and config.control.policy and not control_path(config.control).exists():
+    if not policy_is_there(config):
         return None
     return next((r for r in read(records_path(config)) if r["seed"] == config.seed), None)
 

@@ -10,8 +10,10 @@ from scipy import stats
 from asg import AsgError
 from asg_book.analysis import (
     best_kept,
-    by_seed,
+    complete,
     confusion,
+    corrected,
+    crossed,
     curves,
     decisions,
     difference,
@@ -20,7 +22,9 @@ from asg_book.analysis import (
     estimate,
     fates,
     gains,
+    holm,
     labels_per_class,
+    level,
     meta_curves,
     meta_ratios,
     per_class,
@@ -29,6 +33,7 @@ from asg_book.analysis import (
     rounds,
     slopes,
     summary,
+    values,
 )
 
 
@@ -45,6 +50,7 @@ def test_estimate_is_scipys_t_interval(n: int):
     interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert (result.low, result.high) == pytest.approx((interval.low, interval.high), rel=1e-9)
     assert (result.n, result.mean, result.sd) == pytest.approx((n, np.mean(values), np.std(values, ddof=1)))
+    assert result.p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
 
 
 def test_estimate_of_five_seeds_by_hand():
@@ -71,11 +77,178 @@ def test_estimate_of_nothing_is_nan():
     assert all(map(math.isnan, (result.mean, result.sd, result.low, result.high)))
 
 
-def test_by_seed_reads_the_chosen_evaluation_and_passes_over_what_was_not_measured():
+def test_values_are_those_of_the_chosen_evaluation_and_pass_over_what_was_not_measured():
     records = [record(3, 0.6, imagenet=0.5), record(1, 0.4)]
-    assert by_seed(records, "accuracy") == {3: 0.6, 1: 0.4}
-    assert by_seed(records, "accuracy", "best_on_target") == pytest.approx({3: 0.7, 1: 0.5})
-    assert by_seed(records, "imagenet") == {3: 0.5}
+    assert values(records, "accuracy").to_dict("index") == {0: {1: 0.4, 3: 0.6}}
+    assert values(records, "accuracy", "best_on_target").to_dict("index")[0] == pytest.approx({3: 0.7, 1: 0.5})
+    assert values(records, "imagenet").to_dict("index") == {0: {3: 0.5}}
+    assert values([], "accuracy").empty and values(records, "nope").empty
+
+
+def driven(policy: int, seed: int, accuracy: float, family: str = "asg") -> dict:
+    return record(seed, accuracy) | {"policy": policy, "repeats": family}
+
+
+def test_values_of_repeated_policies_are_a_table():
+    table = values([driven(1, 0, 0.3), driven(0, 0, 0.1), driven(0, 4, 0.2)], "accuracy")
+    assert table.index.tolist() == [0, 1] and table.columns.tolist() == [0, 4]
+    assert table.loc[0].tolist() == [0.1, 0.2] and math.isnan(table.loc[1, 4])
+
+
+@pytest.mark.parametrize(
+    ("missing", "kept"),
+    [
+        ([], ([0, 1, 2], [0, 1, 2, 3, 4])),
+        ([(2, 4)], ([0, 1, 2], [0, 1, 2, 3])),  # 12 runs stay; without the policy it would be 10
+        ([(1, s) for s in range(5)], ([0, 2], [0, 1, 2, 3, 4])),
+        ([(1, s) for s in range(4)], ([0, 2], [0, 1, 2, 3, 4])),
+    ],
+)
+def test_the_complete_part_leaves_out_the_policy_or_the_seed_that_lacks_most(missing, kept):
+    table = pd.DataFrame(np.arange(15.0).reshape(3, 5))
+    for policy, seed in missing:
+        table.loc[policy, seed] = math.nan
+    found = complete(table)
+    assert (found.index.tolist(), found.columns.tolist()) == kept
+    assert found.equals(table.loc[kept[0], kept[1]])
+
+
+def test_two_policies_and_two_seeds_by_hand():
+    """[[1, 3], [2, 8]]: the sums are in the comments."""
+    # grand mean 3.5; policies 2 and 5, seeds 1.5 and 5.5; residuals ±1
+    # M_P = 2 (1.5² + 1.5²) = 9, M_S = 2 (2² + 2²) = 16, M_R = 4 · 1 = 4; V = (9 + 16 − 4) / 4 = 5.25
+    # ν = 5.25² / (2.25² + 4² + 1²) = 27.5625 / 22.0625
+    found = crossed([pd.DataFrame([[1.0, 3.0], [2.0, 8.0]])])
+    freedom = 27.5625 / 22.0625
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(5.25)
+    assert (found.n, found.policies, found.size) == (2, (2,), "2 × 2")
+    assert (found.mean, found.low, found.high) == pytest.approx((3.5, 3.5 - half, 3.5 + half))
+    assert found.p == pytest.approx(2 * stats.t.sf(3.5 / math.sqrt(5.25), freedom))
+    assert found.sd == pytest.approx(np.std([1, 3, 2, 8], ddof=1))
+
+
+def test_the_mean_squares_are_those_of_a_least_squares_fit():
+    """An independent way to the sums of squares: nested linear models, fitted by numpy."""
+    d = np.random.default_rng(3).normal(size=(3, 5)) + np.array([[0.0], [2.0], [5.0]]) + np.arange(5)
+    y, (policy, seed) = d.ravel(), np.indices(d.shape).reshape(2, -1)
+    dummies = {"p": (policy[:, None] == np.arange(1, 3)), "s": (seed[:, None] == np.arange(1, 5))}
+
+    def rest(*terms: str) -> float:
+        x = np.column_stack([np.ones(15), *(dummies[t] for t in terms)]).astype(float)
+        return float(np.square(y - x @ np.linalg.lstsq(x, y, rcond=None)[0]).sum())
+
+    squares = {"p": rest("s") - rest("p", "s"), "s": rest("p") - rest("p", "s"), "r": rest("p", "s")}
+    freedom = {"p": 2, "s": 4, "r": 8}
+    terms = {k: squares[k] / freedom[k] / 15 for k in squares}
+    variance = terms["p"] + terms["s"] - terms["r"]
+    assert variance > max(terms.values())  # the floor does not act here
+    nu = variance**2 / sum(terms[k] ** 2 / freedom[k] for k in terms)
+    found = crossed([pd.DataFrame(d)])
+    assert found.high - found.mean == pytest.approx(stats.t.ppf(0.975, nu) * math.sqrt(variance))
+
+
+def test_where_the_residual_is_large_the_larger_term_stands_in():
+    """Equal policy means, equal seed means: M_P = M_S = 0 < M_R, and the interval has no negative variance."""
+    d = pd.DataFrame([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]) + np.array([0.0, 0.0, 0.3])
+    found = crossed([d])
+    seeds = d.mean().to_numpy()
+    assert found.high - found.mean == pytest.approx(stats.t.ppf(0.975, 2) * seeds.std(ddof=1) / math.sqrt(3))
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("policies", [0.0, 0.3, 1.0, 5.0])  # standard deviations, those of seeds and residual are 1
+def test_intervals_of_repeated_policies_cover_the_truth(policies: float, seeds: int):
+    rng, runs, covered = np.random.default_rng(7), 1500, 0
+    for _ in range(runs):
+        d = policies * rng.normal(size=(3, 1)) + rng.normal(size=(1, seeds)) + rng.normal(size=(3, seeds))
+        found = crossed([d])
+        covered += found.low <= 0 <= found.high
+    assert 0.93 <= covered / runs <= 0.99
+
+
+def test_the_spread_of_two_different_policies_is_in_their_difference():
+    """Coverage where both arms have three policies of their own; a t interval over seeds alone covers far less."""
+    rng, runs, covered, naive = np.random.default_rng(8), 1500, 0, 0
+    for _ in range(runs):
+        d = rng.normal(size=(2, 3, 1)) + 0.3 * rng.normal(size=(2, 1, 5)) + 0.3 * rng.normal(size=(2, 3, 5))
+        found, alone = crossed([d[0], -d[1]]), estimate(d[0].mean(0) - d[1].mean(0))
+        covered += found.low <= 0 <= found.high
+        naive += alone.low <= 0 <= alone.high
+    arms = [
+        [driven(p, s, table[p, s], name) for p in range(3) for s in range(5)]
+        for name, table in zip("ab", d, strict=True)
+    ]
+    assert difference(*arms, "accuracy") == found and found.size == "5 × 3 × 3"
+    assert 0.93 <= covered / runs <= 0.99 and naive / runs < 0.6
+
+
+def test_one_policy_is_the_paired_t_interval():
+    a = [driven(0, s, v) for s, v in enumerate([0.61, 0.73, 0.50])]
+    b = [record(s, v) for s, v in enumerate([0.60, 0.70, 0.45])]
+    found, known = difference(a, b, "accuracy"), stats.ttest_rel([0.61, 0.73, 0.50], [0.60, 0.70, 0.45])
+    interval = known.confidence_interval(0.95)
+    assert (found.low, found.high, found.p) == pytest.approx((interval.low, interval.high, known.pvalue))
+    assert found.size == "3" and level(a, "accuracy") == estimate([0.61, 0.73, 0.50])
+
+
+def test_an_arm_without_a_policy_is_subtracted_from_every_policy():
+    rng = np.random.default_rng(5)
+    d, plain = rng.normal(size=(3, 4)), rng.normal(size=4)
+    a = [driven(p, s, d[p, s]) for p in range(3) for s in range(4)]
+    b = [record(s, plain[s]) for s in (3, 2, 1, 0)]
+    found, known = difference(a, b, "accuracy"), crossed([pd.DataFrame(d - plain)])
+    assert (found.mean, found.low, found.high, found.size) == pytest.approx(
+        (known.mean, known.low, known.high, "4 × 3")
+    )
+    turned = difference(b, a, "accuracy")
+    assert (turned.low, turned.high) == pytest.approx((-known.high, -known.low))
+
+
+def test_arms_of_the_same_policies_are_paired_policy_by_policy():
+    """The policies' own spread, which both share, cancels; policies that one arm lacks are left out."""
+    rng = np.random.default_rng(6)
+    spread, gain = 10 * rng.normal(size=(3, 1)), 0.1 + 0.01 * rng.normal(size=(3, 4))
+    a = [driven(p, s, (spread + gain)[p, s]) for p in range(3) for s in range(4)]
+    b = [driven(p, s, spread[p, 0]) for p in range(2) for s in range(4)]
+    found, known = difference(a, b, "accuracy"), crossed([pd.DataFrame(gain[:2])])
+    assert (found.low, found.high) == pytest.approx((known.low, known.high)) and found.size == "4 × 2"
+
+
+def test_holm_of_a_textbook_case_by_hand():
+    """.01, .02, .03, .005 of four: × 4 .02, × 3 .03, × 2 .04, × 1 .03, and none below the one before it."""
+    assert holm([0.01, 0.02, 0.03, 0.005]) == pytest.approx([0.03, 0.04, 0.04, 0.02])
+    assert holm([0.01, math.nan]) == [0.02, 1.0] and holm([]) == []
+    assert holm([0.01], size=5) == [0.05] and holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 6])
+def test_holm_is_the_closed_test_of_bonferroni(m: int):
+    """A hypothesis falls when every set that holds it falls by Bonferroni: its p is the largest over these sets."""
+    rng = np.random.default_rng(m)
+    for _ in range(50):
+        p = rng.random(m) ** 3
+        sets = [[k for k in range(m) if bits >> k & 1] for bits in range(1, 2**m)]
+        closed = [max(min(1.0, len(s) * min(p[s])) for s in sets if k in s) for k in range(m)]
+        assert holm(p.tolist()) == pytest.approx(closed)
+
+
+def test_holm_keeps_the_chance_of_any_false_difference():
+    """Twelve differences that are none, all from the same five seeds: some verdict is wrong in at most 5 % of tables."""
+    rng, runs, wrong, alone = np.random.default_rng(9), 300, 0, 0
+    for _ in range(runs):
+        arms = rng.normal(size=(13, 5))  # the last is the rival of all others
+        table = pd.DataFrame({"metric": "accuracy", "p": [estimate(arm - arms[-1]).p for arm in arms[:-1]]})
+        wrong += corrected(table)["decided"].any()
+        alone += (table["p"] < 0.05).any()
+    assert wrong / runs <= 0.08 and alone / runs > 0.2
+
+
+def test_each_metric_is_corrected_alone_and_what_is_missing_counts():
+    table = pd.DataFrame({"metric": ["a", "b", "a"], "row": [0, 0, 1], "p": [0.01, 0.04, math.nan]})
+    assert corrected(table)["adjusted"].tolist() == pytest.approx([0.02, 0.04, 1.0])
+    assert corrected(table)["decided"].tolist() == [True, True, False]
+    assert corrected(table, 6)["adjusted"].tolist() == pytest.approx([0.06, 0.24, 1.0])
+    assert corrected(table[:0]).empty
 
 
 def test_difference_pairs_the_seeds_that_both_have():
@@ -98,8 +271,9 @@ def test_differences_have_a_row_for_every_pair_with_common_seeds():
     table = differences(arms, {"first": ("a", "b"), "empty": ("none", "b")}, ["accuracy"])
     found = difference(arms["a"], arms["b"], "accuracy")
     assert table.to_dict("records") == [
-        {"metric": "accuracy", "row": "first", "mean": found.mean, "low": found.low, "high": found.high}
-    ]
+        {"metric": "accuracy", "row": "first", "mean": found.mean, "low": found.low, "high": found.high,
+         "p": found.p, "estimate": found}
+    ]  # fmt: skip
 
 
 def test_summary_has_a_row_an_arm_and_a_column_a_metric():
@@ -216,6 +390,11 @@ def test_the_rule_uses_the_means_over_seeds_and_the_error_of_the_best():
     assert best_kept([trial(1.2, 1.0, error=0.001, kl=2), trial(1.1, 1.12, error=9.0, kl=1)]) == 0
     apart = [trial(1.0, kl=0) + trial(1.0, kl=4), trial(1.0, kl=1) + trial(1.0, kl=1)]
     assert best_kept(apart) == 1
+
+
+def test_trials_without_a_standard_error_are_a_sentence():
+    with pytest.raises(AsgError, match=r"no standard error of the held-out loss.*hold out more designs"):
+        best_kept([trial(1.0), [{"final": {"validation_loss": 1.0, "kl": 0.0}}]])
 
 
 def test_confusion_counts_the_photographs_of_a_class():

@@ -70,6 +70,22 @@ def test_a_chapter_of_several_experiments_binds_each_with_its_own_arms(workplace
     assert guidance.seeds == (0, 1, 2, 3, 4) and oracle.seeds == (0,)
 
 
+def test_records_say_which_repeated_policy_drove_them_and_what_is_missing(workplace, untrained_policies) -> None:
+    declared = bind("guidance", "toy").experiment
+    for config in declared.configs("toy", "asg", [0, 1])[:3]:  # both seeds of the first policy, one of the second
+        run(config)
+    bound = bind("guidance", "toy", seeds=[0, 1], arms=["asg"])
+    assert [(r["policy"], r["seed"], r["repeats"]) for r in bound.arms["asg"]] == [
+        (0, 0, "mini-asg"), (0, 1, "mini-asg"), (1, 0, "mini-asg"),
+    ]  # fmt: skip
+    assert bound.size("asg", "accuracy") == "1 × 2" and bound.missing == ("asg",)
+    assert "Runs are missing: asg." in bound.provenance().data
+    alone = bind("guidance", "toy", [0], ["asg"], {"control": {"kind": "random"}})
+    assert alone.missing == ("asg",) and alone.size("asg", "accuracy") == "—"
+    (untrained_policies / "mini-asg-1.safetensors").unlink()  # a policy that is not trained has no runs
+    assert [r["policy"] for r in bind("guidance", "toy", arms=["asg"]).arms["asg"]] == [0, 0]
+
+
 def test_differences_are_drawn_when_they_have_records(workplace) -> None:
     bound = bind("guidance", "toy", arms=["small", "small_proxy"])
     (axis,) = bound.intervals(["accuracy"]).axes

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from asg import AsgError, models, own
+from asg import AsgError, models, own, records
 from asg.cli import main, parse_settings
 from asg.config import make_config
 from asg.data import mirrored, read_domains
@@ -26,8 +26,8 @@ from asg.metrics import forward_all
 from asg.own import model_of
 from asg.recipes import RECIPES
 from asg.trainers.classification import make_evaluation
-from asg_book.cli import app
-from asg_book.experiments import PROFILES
+from asg_book.cli import app, train_missing
+from asg_book.experiments import PROFILES, get
 
 TINY = {"size": 32, "backbone": "timm:test_efficientnet", "weights": "random", "head_width": 8, "steps": 6,
         "batch": 4, "warmup": 2, "evaluations": 2, "threads": 1}  # fmt: skip
@@ -143,7 +143,23 @@ def test_stopping_by_hand_says_that_it_goes_on(workplace, spawn) -> None:
 
 def test_experiments_lists_every_arm(workplace) -> None:
     listed = CliRunner().invoke(app, ["experiments", "--profile", "toy"]).output
-    assert "small_proxy" in listed and "0/5 seeds" in listed
+    assert "small_proxy" in listed and "0/5 runs" in listed
+    assert next(line for line in listed.splitlines() if line.startswith("  asg ")).split()[1] == "0/15"
+
+
+def test_run_trains_an_arm_with_each_repeated_policy_and_says_which(workplace, untrained_policies) -> None:
+    printed = CliRunner().invoke(app, ["run", "guidance", "--arm", "asg", "--seed", "0", "--profile", "toy"]).output
+    began = [line.partition(":")[0] for line in printed.splitlines()]
+    assert began == [f"guidance asg seed 0 policy mini-{name}" for name in ("asg", "asg-1", "asg-2")]
+    listed = CliRunner().invoke(app, ["experiments", "--profile", "toy"]).output
+    assert next(line for line in listed.splitlines() if line.startswith("  asg ")).split()[1] == "3/15"
+
+
+def test_reproduce_says_which_policy_is_not_trained(workplace, untrained_policies, capsys) -> None:
+    (untrained_policies / "toy-loss.safetensors").unlink()
+    config = get("rewards").config("toy", "loss", 0)
+    assert records.find(config) is None and not train_missing("rewards", "loss", config)
+    assert "toy-loss.safetensors is missing: `asg policy train` makes one" in capsys.readouterr().err
 
 
 def test_what_the_user_can_mend_is_one_sentence(monkeypatch: pytest.MonkeyPatch, workplace) -> None:

@@ -28,6 +28,16 @@ def test_the_fonts_of_validation_are_not_trained_on(domains):
     assert len(trained) + len(held) == len(digits.fonts())
 
 
+def test_renders_of_a_font_are_one_cluster(domains):
+    for images, copies in ((domains.source, digits.PER_FONT), (domains.validation, digits.PER_HELD_OUT)):
+        fonts = {cluster: {n.split()[0] for n, c in zip(images.names, images.cluster.tolist(), strict=True) if c == cluster}
+                 for cluster in images.cluster.unique().tolist()}  # fmt: skip
+        assert all(len(names) == 1 for names in fonts.values())
+        assert len(set.union(*fonts.values())) == len(fonts)
+        assert images.cluster.bincount().tolist() == [10 * copies] * len(fonts)
+    assert domains.target.cluster is None
+
+
 def test_classes_are_even_on_the_printed_side_and_labels_are_what_is_drawn(domains):
     for images in (domains.source, domains.validation):
         assert len(set(torch.bincount(images.labels).tolist())) == 1

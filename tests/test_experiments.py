@@ -2,17 +2,35 @@
 
 import dataclasses
 import math
+from functools import cache
 
 import pytest
+import torch
 from conftest import untrained
+from torch.nn.functional import cross_entropy
 
 from asg import AsgError, records
+from asg.config import RunConfig
+from asg.data import load_domains, subset
+from asg.models import build
 from asg.run import run
 from asg.trainers import self_training
-from asg.trainers.classification import train
+from asg.trainers.classification import make_evaluation, train
 from asg.trainers.self_training import base_of
 from asg_book.analysis import best_kept
-from asg_book.experiments import CHOSEN, EXPERIMENTS, PROFILES, STRENGTHS, TRIED_RATES, TRIED_WEIGHTS, Experiment, get
+from asg_book.experiments import (
+    CHOSEN,
+    EXPERIMENTS,
+    PROFILES,
+    REPEATS,
+    STRENGTHS,
+    TRIED_RATES,
+    TRIED_WEIGHTS,
+    Experiment,
+    get,
+    learned,
+    policy_config,
+)
 
 ARMS = [(e.id, arm) for e in EXPERIMENTS.values() for arm in e.arms]
 ADAPTED = [(name, arm) for name, arm in ARMS if EXPERIMENTS[name].arms[arm].get("adapt") is not None]
@@ -33,7 +51,7 @@ def two_steps(experiment: Experiment, arm: str) -> dict:
 
 
 @pytest.mark.parametrize(("name", "arm"), [one for one in ARMS if one not in ADAPTED])
-def test_every_arm_takes_two_steps_on_the_toy_data(name: str, arm: str, tmp_path, monkeypatch):
+def test_every_arm_takes_two_steps_on_the_toy_data(name: str, arm: str, tmp_path, monkeypatch, untrained_policies):
     monkeypatch.setenv("ASG_DATA", str(tmp_path / "data"))
     experiment = get(name)
     overrides = two_steps(experiment, arm)
@@ -55,7 +73,7 @@ def test_every_arm_takes_two_steps_on_the_toy_data(name: str, arm: str, tmp_path
 
 
 @pytest.mark.parametrize(("name", "arm"), ADAPTED)
-def test_every_self_training_takes_three_rounds(name: str, arm: str, workplace, tmp_path):
+def test_every_self_training_takes_three_rounds(name: str, arm: str, workplace, tmp_path, untrained_policies):
     experiment = get(name)
     config = experiment.config("toy", arm, experiment.seeds[0])
     rounds = config.adapt.model_copy(update={"portion": 0.8, "length": 2 / config.steps})
@@ -91,6 +109,21 @@ def test_without_photos_there_is_no_best_on_them(tmp_path, monkeypatch, image_fo
     assert result["best_on_target"] is None and len(result["evaluations"]) == 3
 
 
+def test_the_held_out_error_is_that_of_designs_and_absent_for_one_image(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASG_DATA", str(tmp_path / "data"))
+    config, cpu = get("guidance").config("toy", "small", 0), torch.device("cpu")
+    domains = load_domains(config)
+    student = build(config, len(domains.source.classes))
+    held = dataclasses.replace(domains.validation, cluster=torch.arange(len(domains.validation)) // 4)
+    with torch.inference_mode():
+        losses = cross_entropy(student(held.batch(range(len(held))))[0], held.labels, reduction="none")
+    evaluate = make_evaluation(student, dataclasses.replace(domains, validation=held), config, cpu)
+    by_design = losses.view(-1, 4).mean(1)  # (designs,)
+    assert evaluate(student)["validation_loss_error"] == pytest.approx(float(by_design.std() / 3**0.5), rel=1e-4)
+    alone = make_evaluation(student, dataclasses.replace(domains, validation=subset(held, [0])), config, cpu)
+    assert "validation_loss_error" not in alone(student) and alone(student)["validation_loss"] > 0
+
+
 def test_another_number_of_threads_is_another_file_of_teacher_outputs(tmp_path, monkeypatch):
     """Their last bits differ, so that runs of different thread counts must not meet in one file."""
     monkeypatch.setenv("ASG_DATA", str(tmp_path / "data"))
@@ -102,7 +135,7 @@ def test_another_number_of_threads_is_another_file_of_teacher_outputs(tmp_path, 
     assert names == ["cpu1"] * 3 + ["cpu2"] * 3
 
 
-def test_arms_start_from_the_same_network(tmp_path, monkeypatch):
+def test_arms_start_from_the_same_network(tmp_path, monkeypatch, untrained_policies):
     """At step 0 nothing but the rates and λ tells the arms of one experiment and seed apart."""
     monkeypatch.setenv("ASG_DATA", str(tmp_path / "data"))
     experiment, starts = get("guidance"), []
@@ -124,8 +157,50 @@ def test_every_arm_is_a_valid_configuration_of_every_profile(profile: str, name:
     for field, value in {**arm_of, **here}.items():
         given = getattr(config, field)
         if isinstance(value, dict):
+            value = {**arm_of.get(field, {}), **value}
+            if value.get("policy"):
+                value["policy"] = f"{'paper' if profile == 'paper' else 'mini'}-{value['policy']}"
             given = {key: getattr(given, key) for key in value}
         assert given == value
+
+
+@pytest.mark.parametrize(("profile", "own"), [("toy", "mini"), ("mini", "mini"), ("paper", "paper")])
+def test_an_arms_runs_are_its_seeds_with_each_repeated_policy_of_its_profile(profile: str, own: str):
+    runs = get("comparison").configs(profile, "ASG", [3, 1])
+    expected = [(f"{own}-{name}", seed) for name in ("asg", "asg-1", "asg-2") for seed in (3, 1)]
+    assert [(c.control.policy, c.seed) for c in runs] == expected
+    assert len({c.identity() for c in runs}) == 3
+    assert runs[0] == get("comparison").config(profile, "ASG", 3)
+    assert [c.seed for c in get("comparison").configs(profile, "SI")] == [0, 1, 2, 3, 4]
+
+
+def test_policies_are_repeated_where_the_tables_stay():
+    repeated = {e.id for e in EXPERIMENTS.values() if any(e.repeats(arm) for arm in e.arms)}
+    assert repeated == {"guidance", "comparison", "segmentation", "segmentation_resnet50", "segmentation_resnet101"}
+    assert get("segmentation").repeats("l2o") == REPEATS["l2o"] and get("segmentation").repeats("vanilla") == ()
+    assert [c.control.policy for c in get("policies").configs("mini", "asg", [0])] == ["mini-asg"]
+    assert get("policies").config("paper", "search", 0).control.policy == "paper-l2o-search"
+
+
+@pytest.mark.parametrize(("first", "names"), REPEATS.items())
+def test_repeated_policies_differ_in_their_seed_alone(first: str, names: tuple[str, ...]):
+    metas = [policy_config(name, "mini") for name in names]
+    assert names[0] == first and [meta.seed for meta in metas] == [0, 1, 2]
+    assert len({meta.model_copy(update={"seed": 0}).model_dump_json() for meta in metas}) == 1
+
+
+def test_a_control_of_the_users_own_replaces_every_repeated_policy():
+    own = {"control": {"kind": "learned", "policy": "my.safetensors"}}
+    (run_of_it,) = get("guidance").configs("mini", "asg", [0], own)
+    assert run_of_it.control.policy == "my.safetensors" and not run_of_it.control.schedule
+
+
+def test_a_profiles_part_of_an_arm_changes_fields_of_its_control():
+    arm = {**learned("asg"), "guidance": 0.1, "paper": {"control": {"schedule": False}, "guidance": 0.2}}
+    one = Experiment("x", "?", {"a": arm})
+    assert (one.config("paper", "a", 0).control.schedule, one.config("mini", "a", 0).control.schedule) == (False, True)
+    assert one.config("paper", "a", 0).control.policy == "paper-asg"
+    assert (one.config("paper", "a", 0).guidance, one.config("mini", "a", 0).guidance) == (0.2, 0.1)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -147,18 +222,28 @@ def test_the_guidance_arms_differ_in_nothing_but_backbone_rate_and_guidance():
     assert len(rest) == 1
 
 
+@cache
+def committed(experiment: str) -> dict[tuple[str, int], dict]:
+    """(arm, seed) → committed record of an experiment, whichever code made it: choices rest on what is committed."""
+    declared = get(experiment)
+    wanted = {
+        (declared.config("mini", arm, seed).identity(), seed): (arm, seed)
+        for arm in declared.arms for seed in declared.seeds
+    }  # fmt: skip
+    rows = [r for path in sorted((records.REPOSITORY / "results" / "mini").glob("*.jsonl")) for r in records.read(path)]
+    named = [((RunConfig(**r["config"]).identity(), r["seed"]), r) for r in rows]
+    return {wanted[key]: record for key, record in named if key in wanted}
+
+
 @pytest.mark.parametrize("kind", CHOSEN)
 def test_a_rivals_strength_is_what_the_rule_chooses_from_the_committed_records(kind: str):
-    trial = get("strength")
-    found = [
-        records.find(trial.config("mini", f"{kind}, {name}", seed)) for name in STRENGTHS[kind] for seed in trial.seeds
-    ]
-    assert list(STRENGTHS[kind])[best_kept([[record] for record in found])] == CHOSEN[kind]
+    found = committed("strength")
+    trials = [[found[f"{kind}, {name}", seed] for seed in get("strength").seeds] for name in STRENGTHS[kind]]
+    assert list(STRENGTHS[kind])[best_kept(trials)] == CHOSEN[kind]
 
 
 def segmentation_trials(kind: str, tried: tuple[float, ...]) -> list[list[dict]]:
-    trial = get("segmentation_trials")
-    return [[records.find(trial.config("mini", f"{kind}, {value:g}", 0))] for value in tried]
+    return [[committed("segmentation_trials")[f"{kind}, {value:g}", 0]] for value in tried]
 
 
 def test_the_base_rate_of_the_scenes_is_the_largest_within_one_standard_error_of_the_lowest_loss():
@@ -185,8 +270,10 @@ def test_an_experiment_is_filed_under_its_id_and_refers_to_its_own_arms(name: st
     assert experiment.id == name
     assert experiment.question.endswith("?")
     assert len(set(experiment.seeds)) == len(experiment.seeds) > 0
-    assert {arm for pair in experiment.differences for arm in pair} <= set(experiment.arms)
-    assert all(a != b for a, b in experiment.differences)
+    assert {arm for pair in experiment.family for arm in pair} <= set(experiment.arms)
+    assert all(a != b for a, b in experiment.family)
+    assert len({frozenset(pair) for pair in experiment.family}) == len(experiment.family)
+    assert set(experiment.metric_of) <= set(experiment.arms)
     assert set(experiment.published) <= set(experiment.arms)
 
 

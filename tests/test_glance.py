@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import shlex
 
@@ -30,12 +31,14 @@ UNVERIFIED = {28.2, 0.8, 58.7, 76.2, 33.1, 60.2, 76.5, 76.7, 77.4, 76.4, 77.9, 7
 
 
 def records(metric: str, *values: float) -> list[dict]:
-    return [{"seed": seed, "final": {metric: value, "agreement": value / 2}} for seed, value in enumerate(values)]
+    finals = [{metric: value, "agreement": value / 2} for value in values]
+    return [{"seed": seed, "final": final, "best_on_target": final} for seed, final in enumerate(finals)]
 
 
 def bound(experiment: str, **arms: list[dict]) -> pages.Bound:
     declared = EXPERIMENTS[experiment]
-    return pages.Bound(declared, "mini", {arm: arms.get(arm, []) for arm in declared.arms}, {}, declared.seeds, False)
+    made = {arm: arms.get(arm, []) for arm in declared.arms}
+    return pages.Bound(declared, "mini", made, {}, declared.seeds, False, made)
 
 
 @pytest.fixture
@@ -100,7 +103,8 @@ def test_without_records_there_are_dashes_and_a_link_and_no_error(panel: Panel, 
         verified = f"{quoted[row].value:g}" if row in quoted else "—"
         assert value == ("not verified" if row in panel.unverified else verified)
     assert f'<a href="{panel.chapter}.html">' in shown[0].to_html()
-    assert len(shown) == 1 + bool(panel.claims)
+    (said,) = shown[1:]
+    assert said.data == f"No records yet. `asg reproduce --experiment {panel.experiment} --profile mini` makes them."
 
 
 def test_a_table_and_its_findings_say_what_the_records_say(shown: list):
@@ -108,14 +112,86 @@ def test_a_table_and_its_findings_say_what_the_records_say(shown: list):
     made = bound("guidance", small=records("accuracy", 0.5, 0.6), small_proxy=records("accuracy", 0.6, 0.7001))
     pages.at_a_glance([panel], {"guidance": made})
     table, findings = shown
-    assert table.data.loc["small"].to_dict() == {"n": 2, "mini": "55.0 ± 7.1", "published": "49.3"}
-    assert "small_proxy against small, photos, task head, 2 paired seeds: +10.0 [+9.9, +10.1]" in findings.data
-    assert "**higher**" in findings.data and findings.data.count("\n") == 0
+    assert table.data.loc["small"].to_dict() == {"n": "2", "mini": "55.0 ± 7.1", "published": "49.3"}
+    line = "small_proxy against small, photos, task head, 2 paired seeds: +10.0 [+9.9, +10.1] points: **higher**"
+    assert line in findings.data and findings.data.count("\n") == 0
+    # t₁ = .10005 / .00005, whose p value is (2 / π) · arctan(1 / t); the family has six differences
+    assert f"(corrected p {pages.show_p(6 * 2 / math.pi * math.atan(0.00005 / 0.10005))})" in findings.data
+
+
+def test_words_and_marks_follow_the_corrected_verdict():
+    """The interval of one difference of six is clear of zero and its corrected p is not below .05."""
+    small, better = (0.50, 0.50, 0.50, 0.50, 0.50), (0.53, 0.51, 0.52, 0.50, 0.53)
+    made = bound("guidance", small=records("accuracy", *small), small_proxy=records("accuracy", *better))
+    row = made.contrasts(["accuracy"]).iloc[0]
+    assert row["low"] > 0 and row["p"] < 0.05 < row["adjusted"] == pytest.approx(6 * row["p"])
+    assert "**no difference is shown**" in made.findings(["accuracy"]).data
+    assert made.differences(["accuracy"]).data.loc["small_proxy − small", "task head"].endswith("] ○")
+    claimed = pages.claims(
+        {"x": [Panel("x", "y", "guidance", claims={"c": ("small_proxy", "small")})]}, {"guidance": made}
+    )
+    drawn = plots.intervals(claimed, "difference")
+    (open_one,) = [line for line in drawn.axes[0].lines if len(line.get_xdata()) == 1 and line.get_marker() == "o"]
+    assert open_one.get_markerfacecolor() == "white"
+    shown = plots.intervals(claimed.assign(decided=True), "difference").axes[0].lines
+    assert [line.get_markerfacecolor() for line in shown if line.get_marker() == "o" and len(line.get_xdata())] == [
+        plots.COLOURS[0]
+    ]
+
+
+def test_a_page_of_few_arms_has_the_verdicts_of_the_whole_family():
+    arms = {
+        "small": (0.5, 0.5, 0.5),
+        "small_proxy": (0.6, 0.7, 0.65),
+        "large": (0.1, 0.2, 0.1),
+        "large_proxy": (0.9, 0.8, 0.8),
+    }
+    whole = bound("guidance", **{arm: records("accuracy", *made) for arm, made in arms.items()})
+    shown = {arm: whole.arms[arm] for arm in ("small", "small_proxy")}
+    few = dataclasses.replace(whole, arms=shown)
+    pair = {"x": ("small_proxy", "small")}
+    assert few.between(pair, ["accuracy"]).equals(whole.between(pair, ["accuracy"]))
+    assert len(few.contrasts(["accuracy"])) == 1 and len(whole.contrasts(["accuracy"])) == 3
+
+
+def test_repeated_policies_are_counted_in_tables_and_findings():
+    runs = [
+        {"seed": s, "policy": p, "repeats": "mini-asg", "final": {"accuracy": 0.5 + 0.01 * p + 0.02 * s}}
+        for s in range(3) for p in range(2)
+    ]  # fmt: skip
+    made = bound(
+        "guidance",
+        asg=[r | {"best_on_target": r["final"]} for r in runs],
+        small_proxy=records("accuracy", 0.4, 0.4, 0.4),
+    )
+    assert made.size("asg", "accuracy") == "3 × 2" and made.table(["accuracy"]).data.loc["asg", "n"] == "3 × 2"
+    assert (
+        "asg against small_proxy, photos, task head, 3 paired seeds × 2 policies: +12.5"
+        in made.findings(["accuracy"]).data
+    )
+
+
+def test_the_oracle_shows_the_number_that_its_published_neighbour_means():
+    final = {"accuracy": 0.08, "kept": 0.515, "product": 0.2, "agreement": 1.0}
+    oracle = [{"seed": s, "final": final, "best_on_target": final} for s in range(2)]
+    table = bound("comparison", oracle=oracle).table(["accuracy", "product", "agreement"])
+    row = table.data.loc["oracle"].to_dict()
+    assert row == {
+        "n": "2", "task head": "51.5 ± 0.0 †", "oracle selection": "51.5 ± 0.0 †", "published": "53.3",
+        "both heads": "—", "agreement": "100.0 ± 0.0",
+    }  # fmt: skip
+    assert table.caption == "† oracle: kept head, in place of task head"
+    assert bound("guidance").table(["accuracy"]).caption is None
+
+
+@BY_TITLE
+def test_every_claim_is_in_the_family_that_verdicts_are_corrected_over(panel: Panel):
+    assert set(panel.claims.values()) <= set(EXPERIMENTS[panel.experiment].family)
 
 
 def test_a_chapters_arms_are_all_that_is_shown(shown: list):
     made = bound("guidance", small=records("accuracy", 0.5))
-    only = pages.Bound(made.experiment, "mini", {"small": made.arms["small"]}, {}, (0,), False)
+    only = dataclasses.replace(made, arms={"small": made.arms["small"]})
     pages.at_a_glance(PAPER["guidance"][1:], {"guidance": only})
     assert all(list(part.data.index) == ["small"] for part in shown[::2])
 

@@ -84,6 +84,7 @@ def photos(image_folders) -> ImageSet:
 
 
 def test_the_memory_map_holds_the_decoded_pixels(tmp_path, photos):
+    photos = replace(photos, cluster=torch.arange(len(photos)))
     kept = materialise(photos, 32, tmp_path / "cache", "photos")
     assert files(tmp_path / "cache") == [f"{photos.fingerprint}-32.npy"]
     for i in range(len(photos)):
@@ -94,7 +95,7 @@ def test_the_memory_map_holds_the_decoded_pixels(tmp_path, photos):
     index, pixels, label = kept[5]
     assert index == 5 and label == photos.labels[5]
     assert torch.equal(pixels, torch.from_numpy(np.array(photos.decode(5))).permute(2, 0, 1))
-    same = ("labels", "classes", "names", "fingerprint", "imagenet")
+    same = ("labels", "classes", "names", "fingerprint", "imagenet", "cluster")
     assert all(getattr(kept, name) is getattr(photos, name) for name in same)
 
 

@@ -17,6 +17,11 @@ from asg_book import inspection
 from asg_book.experiments import PROFILES, get
 
 
+def test_a_subset_keeps_its_clusters(workplace):
+    images = replace(load_domains(get("guidance").config("toy", "small", 0)).source, cluster=torch.arange(48) // 2)
+    assert subset(images, [5, 0, 7]).cluster.tolist() == [2, 0, 3]
+
+
 def test_a_subset_keeps_order_labels_and_names(workplace):
     images = load_domains(make_config(PROFILES["toy"])).target
     some = subset(images, [5, 0, 7])

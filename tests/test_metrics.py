@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import pdist
+from scipy.stats import sem
 from sklearn.metrics import balanced_accuracy_score, recall_score
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -21,6 +22,7 @@ from asg.metrics import (
     forward_all,
     hyperspherical_energy,
     linear_cka,
+    mean_error,
     mean_per_class,
 )
 
@@ -55,6 +57,30 @@ def test_mean_per_class_leaves_out_classes_without_images(seed: int):
     predicted = torch.randint(0, 7, (40,), generator=generator)
     expected = recall_score(labels.numpy(), predicted.numpy(), labels=[0, 2, 4], average="macro")
     assert mean_per_class(predicted, labels, 7) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_error_of_a_mean_by_hand():
+    """1 2 | 6: mean 3, deviations −2 − 1 and 3 of two clusters: √(2 / 1 · ((−3 / 3)² + (3 / 3)²)) = 2."""
+    values = torch.tensor([1.0, 6.0, 2.0])
+    assert mean_error(values, torch.tensor([7, 3, 7])) == pytest.approx(2.0)
+    assert mean_error(values) == pytest.approx(float(values.std()) / 3**0.5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_clusters_of_one_size_are_as_good_as_their_means(seed: int):
+    """The standard error of G means of m values each; errors that renders share make it larger than the plain one."""
+    generator = torch.Generator().manual_seed(seed)
+    shared = torch.randn(20, 1, generator=generator)
+    values = shared + 0.1 * torch.randn(20, 4, generator=generator)
+    cluster, order = torch.arange(20).repeat_interleave(4), torch.randperm(80, generator=generator)
+    error = mean_error(values.flatten()[order], cluster[order])
+    assert error == pytest.approx(sem(values.mean(1).numpy()), rel=1e-6)
+    assert error > 1.7 * mean_error(values.flatten())
+
+
+def test_one_cluster_has_no_error():
+    assert mean_error(torch.tensor([1.0, 2.0]), torch.tensor([4, 4])) is None
+    assert mean_error(torch.tensor([1.0])) is None
 
 
 def test_mean_per_class_weighs_a_rare_class_like_a_common_one():

@@ -163,6 +163,13 @@ def test_each_design_gives_its_number_of_images_with_its_label(drawn, tmp_path):
     assert loaded.imagenet_classes == {"ball": [805], "bird": [9]}
 
 
+def test_renders_of_one_design_are_one_cluster(drawn, tmp_path):
+    loaded = mini.load(tmp_path, 32, HOW)
+    for image_set in (loaded.source, loaded.validation, loaded.target):
+        pairs = set(zip(image_set.names, image_set.cluster.tolist(), strict=True))
+        assert len(pairs) == len(set(image_set.names)) == len(image_set.cluster.unique())
+
+
 def test_validation_images_are_of_designs_that_training_never_shows(drawn, tmp_path):
     loaded = mini.load(tmp_path, 32, HOW)
     assert not set(loaded.source.names) & set(loaded.validation.names)

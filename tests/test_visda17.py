@@ -502,6 +502,16 @@ def test_reader_gives_listed_labels_sizes_and_pixels(whole):
         assert (image.int() - expected).abs().max() <= 4, "the image belongs to its label (JPEG rounds)"
 
 
+def test_renders_of_one_model_are_one_cluster():
+    """Names as in the published list: the model's id, then yaw, light and pitch after two underscores."""
+    names = [
+        "aeroplane/src_2_02691156_4def53f1__44_349_150.png", "aeroplane/src_1_02691156_5d0d3f54__180_236_150.png",
+        "aeroplane/src_2_02691156_4def53f1__180_12_150.png", "car/src_2_02691156_4def53f1__44_349_150.png",
+        "plant/photo_1.jpg", "plant/photo_2.jpg",
+    ]  # fmt: skip
+    assert visda.models(names).tolist() == [0, 1, 0, 2, 3, 4]
+
+
 def test_fingerprint_follows_list_and_size(tree):
     before = visda.load(tree, 24)
     assert visda.load(tree, 24).fingerprint == before.fingerprint

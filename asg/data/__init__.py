@@ -102,7 +102,9 @@ def subset(images: Images, indices: Sequence[int]) -> Images:
     chosen = list(indices)
     parts = {"names": tuple(images.names[i] for i in chosen), "decode": lambda i: images.decode(chosen[i])}
     parts |= {
-        name: value[chosen] for name in ("labels", "imagenet") if (value := getattr(images, name, None)) is not None
+        name: value[chosen]
+        for name in ("labels", "imagenet", "cluster")
+        if (value := getattr(images, name, None)) is not None
     }
     return replace(images, **parts, fingerprint=fingerprint_of(images.fingerprint, chosen))
 

@@ -56,9 +56,9 @@ def printed(chosen: list[Path], copies: int, size: int, seed: int) -> ImageSet:
 
     names = tuple(f"{font.stem} {digit} {copy}" for digit, font, copy in images)
     labels = torch.tensor([digit for digit, _, _ in images])
-    return ImageSet(
-        decode, labels, CLASSES, names, fingerprint_of("printed digits", matplotlib.__version__, names, size, seed)
-    )
+    fingerprint = fingerprint_of("printed digits", matplotlib.__version__, names, size, seed)
+    cluster = torch.tensor([chosen.index(font) for _, font, _ in images])  # the digits of a font are of one hand
+    return ImageSet(decode, labels, CLASSES, names, fingerprint, cluster=cluster)
 
 
 def written(size: int) -> ImageSet:

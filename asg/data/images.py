@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,8 @@ class ImageSet(Dataset):
 
     ``decode(i)`` gives uint8 ``(H, W, 3)``; ``labels`` is ``(N,)`` over ``classes``; ``imagenet``
     is ``(N,)`` with the ImageNet class of each image or ``UNLABELLED``; ``names`` say which file an
-    image came from; ``fingerprint`` changes whenever a pixel or label could.
+    image came from; ``cluster`` is ``(N,)`` with the number of the design (model, font) that an image
+    shows, None where each shows its own; ``fingerprint`` changes whenever a pixel or label could.
     """
 
     decode: Callable[[int], np.ndarray]
@@ -36,6 +37,7 @@ class ImageSet(Dataset):
     names: tuple[str, ...]
     fingerprint: str
     imagenet: torch.Tensor | None = None
+    cluster: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -133,7 +135,7 @@ def materialise(images: ImageSet, size: int, cache: Path, what: str) -> ImageSet
         return images
     processes.visible(path)
     store = np.load(path, mmap_mode="r")
-    return ImageSet(store.__getitem__, images.labels, images.classes, images.names, images.fingerprint, images.imagenet)
+    return replace(images, decode=store.__getitem__)
 
 
 def same_size(

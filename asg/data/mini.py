@@ -167,6 +167,7 @@ def _image_set(rows: list[dict], root: Path, size: int, copies: int, how: Render
             [(row["class"], row["sha256"], row["imagenet"]) for row in rows], copies, size, how.model_dump()
         ),
         torch.tensor([int(row["imagenet"] or UNLABELLED) for row in repeated]),
+        torch.arange(len(repeated)) // copies,
     )
 
 

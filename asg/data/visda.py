@@ -44,6 +44,15 @@ def read_list(root: Path, split: str) -> list[tuple[str, int]]:
     return rows
 
 
+def models(names: list[str]) -> torch.Tensor:
+    """Number of the CAD model that each render ``class/MODEL__yaw_light_pitch.png`` shows, ``(N,)``.
+
+    A file that is named otherwise, as the photographs are, shows its own.
+    """
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(name.rpartition("__")[0] or name, len(numbers)) for name in names])
+
+
 def image_set(root: Path, split: str, rows: list[tuple[str, int]], size: int) -> ImageSet:
     """The listed images of one split, resized and cropped as in the paper."""
     files = [root / split / name for name, _ in rows]
@@ -53,6 +62,7 @@ def image_set(root: Path, split: str, rows: list[tuple[str, int]], size: int) ->
         CLASSES,
         tuple(name for name, _ in rows),
         fingerprint_of("visda17", split, size, rows),
+        cluster=models([name for name, _ in rows]),
     )
 
 

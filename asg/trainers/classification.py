@@ -16,7 +16,15 @@ from asg.config import RunConfig
 from asg.data import load_domains
 from asg.data.images import Domains
 from asg.losses import proxy_guidance, task_loss
-from asg.metrics import class_map, evaluate_photos, forward_all, hyperspherical_energy, linear_cka, mean_per_class
+from asg.metrics import (
+    class_map,
+    evaluate_photos,
+    forward_all,
+    hyperspherical_energy,
+    linear_cka,
+    mean_error,
+    mean_per_class,
+)
 from asg.models import Student, build, drift, layer_groups
 from asg.trainers import frozen
 from asg.trainers.regularisers import Penalty, make_penalty
@@ -49,8 +57,9 @@ def make_evaluation(student: Student, domains: Domains, config: RunConfig, devic
     """``evaluate(student, final=False)``: every number of an evaluation, on held-out renders and on photos.
 
     ``kl`` is the divergence from the ImageNet network on held-out synthetic images, in nats;
-    ``validation`` the accuracy there, ``validation_loss`` the task loss with its standard error over
-    the images; ``drift`` the relative distance of each layer group from its ImageNet weights; the
+    ``validation`` the accuracy there, ``validation_loss`` the task loss and ``validation_loss_error`` its
+    standard error over the designs (:func:`asg.metrics.mean_error`; left out where it is not defined, as
+    with one held-out image); ``drift`` the relative distance of each layer group from its ImageNet weights; the
     numbers on photos are those of :func:`asg.metrics.evaluate_photos`. The ``final`` evaluation, and no other, has
     what takes minutes on VisDA-17: the energy of the photos' features at three powers (``hse0`` …; of two photos or
     more), and the features' likeness to the ImageNet network's (``cka``).
@@ -76,10 +85,11 @@ def make_evaluation(student: Student, domains: Domains, config: RunConfig, devic
         numbers = {
             "validation": mean_per_class(task.argmax(1), held.labels, len(held.classes)),
             "validation_loss": float(losses.mean()),
-            "validation_loss_error": float(losses.std() / len(losses) ** 0.5),
             "kl": float(proxy_guidance(imagenet, held_teacher)),
             "drift": drift(now, start),
         }
+        if (error := mean_error(losses, held.cluster)) is not None:
+            numbers["validation_loss_error"] = error
         if photos is not None:
             *plain, features = forward_all(now, photos, frozen.EVALUATION_BATCH, device)
             mirrored = plain

@@ -144,7 +144,8 @@ def make_evaluation(
     set has one confusion matrix (departure 26). ``miou`` and ``per_class`` (IoU) are the target's,
     ``validation`` and ``validation_loss`` (with its standard error over the images) those of held-out
     synthetic scenes, ``kl`` the divergence from the ImageNet network there, ``agreement`` the share of
-    target images with the same top ImageNet class.
+    target images with the same top ImageNet class. Every composed scene is drawn by itself, from the same
+    few held-out designs: the error is that of scenes of these designs, and says nothing of other designs.
     """
     held = kept_answers(student, domains.validation, 1, device, config.workers)[:, 0]  # (N, K)
     real = kept_answers(student, domains.target, 1, device, config.workers)[:, 0].argmax(1)  # (M,)

@@ -34,6 +34,12 @@ def describe(evaluation: dict) -> str:
     return "  ".join(f"{k} {100 * evaluation[k]:.1f}" for k in plots.NAMES if k in plots.SHARES & evaluation.keys())
 
 
+def label(experiment: str, arm: str, config: RunConfig) -> str:
+    """What names one run: experiment, arm, seed, and the policy where one drives it."""
+    policy = config.control.policy if config.control else None
+    return f"{experiment} {arm} seed {config.seed}{f' policy {policy}' if policy else ''}"
+
+
 @app.command()
 def run(
     experiment: Annotated[str, typer.Argument(help=f"One of {', '.join(EXPERIMENTS)}.")],
@@ -49,13 +55,12 @@ def run(
     """Train arms of an experiment, or print what their records say."""
     declared = get(experiment)
     for name in arm or declared.arms:
-        for number in seed or declared.seeds:
-            config = declared.config(profile, name, number, parse_settings(settings))
+        for config in declared.configs(profile, name, seed, parse_settings(settings)):
             if dry_run:
                 print(dryrun.report(dryrun.dry_run(config, tflops=tflops)))
                 break
             record = run_once(config, fresh, device)
-            print(f"{experiment} {name} seed {number}: {describe(record['final'])}  (key {record['key']})")
+            print(f"{label(experiment, name, config)}: {describe(record['final'])}  (key {record['key']})")
             if fresh and (kept := records.find(config)):
                 same = kept["evaluations"] == record["evaluations"]
                 print(f"  kept record: {describe(kept['final'])}  identical: {same}")
@@ -69,16 +74,21 @@ def reproduce(
 ) -> None:
     """Train whatever has no current record, and remove nothing. Stop it at any time; it goes on where it was."""
     wanted: dict[str, tuple[str, str, RunConfig]] = {}
+    waiting: set[str] = set()
     for name in experiment or EXPERIMENTS:
         declared = get(name)
-        for arm, seed in ((arm, seed) for arm in declared.arms for seed in declared.seeds):
-            config = declared.config(profile, arm, seed)
-            wanted.setdefault(f"{records.run_key(config)}-{seed}", (name, arm, config))
+        for name_of_arm, config in ((a, config) for a in declared.arms for config in declared.configs(profile, a)):
+            if records.policy_is_there(config):
+                wanted.setdefault(f"{records.run_key(config)}-{config.seed}", (name, name_of_arm, config))
+            else:
+                waiting.add(config.control.policy)
     todo = sorted((w for w in wanted.values() if records.find(w[2]) is None), key=lambda w: w[2].seed)
     print(
         f"{len(wanted) - len(todo)} of {len(wanted)} runs have a current record; {len(todo)} to train, {jobs} at once"
     )
     done = [made for _, made in in_workers(train_missing, todo, jobs)]
+    if waiting:
+        print(f"runs of these policies wait until `asg policy` has made them: {', '.join(sorted(waiting))}")
     if failed := done.count(False):
         raise AsgError(f"{failed} runs failed (why is said above): mend the cause and run `asg reproduce` again.")
 
@@ -188,7 +198,7 @@ def work_for_parent() -> None:
 
 def train_missing(experiment: str, arm: str, config: RunConfig) -> bool:
     """One run of ``reproduce``, in a worker: whether it has its record now."""
-    what = f"{experiment} {arm} seed {config.seed}"
+    what = label(experiment, arm, config)
     try:
         record = run_once(config)
     except AsgError as error:
@@ -204,8 +214,9 @@ def experiments(profile: Profile = "mini") -> None:
     for e in EXPERIMENTS.values():
         print(f"{e.id}: {e.question}")
         for arm, overrides in e.arms.items():
-            done = sum(records.find(e.config(profile, arm, s)) is not None for s in e.seeds)
-            print(f"  {arm:28} {done}/{len(e.seeds)} seeds  {dict(overrides)}")
+            wanted = e.configs(profile, arm)
+            done = sum(records.find(config) is not None for config in wanted)
+            print(f"  {arm:28} {done}/{len(wanted)} runs  {dict(overrides)}")
 
 
 policy = typer.Typer(help="Policies that set the rates: train one, or search rates with the same compute.")

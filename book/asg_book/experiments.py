@@ -33,21 +33,28 @@ PROFILES: dict[str, dict] = {
 
 LARGE, SMALL = {"backbone_factor": 1.0}, {"backbone_factor": 0.1}
 PROXY = {"guidance": 0.1}  # the paper's λ for classification
-# Ratios multiply the hand-tuned warm-up and decay, as in the reference's segmentation (departure 18).
-RANDOM = {"control": {"kind": "random", "schedule": True}}
-RANDOM_ONCE = {"control": {"kind": "random once", "schedule": True}}
+# Ratios multiply the hand-tuned warm-up and decay, as in the reference's segmentation; in its classification, which the
+# paper profile follows, they do not (departure 18).
+NO_SCHEDULE = {"paper": {"control": {"schedule": False}}}
+RANDOM = {"control": {"kind": "random", "schedule": True}, **NO_SCHEDULE}
+RANDOM_ONCE = {"control": {"kind": "random once", "schedule": True}, **NO_SCHEDULE}
 # All but the first tables: one epoch of smaller images, at the base rate of the episodes that the policies come from.
 SHORT = {"mini": {"size": 80, "steps": 124, "warmup": 12, "lr": 0.002, "evaluations": 2}}
 
 
 def learned(policy: str, **how: object) -> dict:
-    """The overrides that put a policy of ``policies/`` in charge."""
-    return {"control": {"kind": "learned", "policy": policy, "schedule": True, **how}}
+    """The overrides that put a policy of POLICIES, trained in the profile of the run, in charge."""
+    return {"control": {"kind": "learned", "policy": policy, "schedule": True, **how}, **NO_SCHEDULE}
+
+
+def learned_on_scenes(policy: str) -> dict:
+    """The same in segmentation, where the paper's epochs are 2,000 steps and its windows 20 at least."""
+    return {**learned(policy), "paper": {"control": {"epoch": 2000, "shortest": 20}}}
 
 
 def fixed(ratios: tuple[float, ...] | None = None, policy: str | None = None) -> dict:
-    """The overrides that keep ratios for the whole run: given ones, or the best of a search."""
-    return {"control": {"kind": "fixed", "ratios": ratios, "policy": policy, "schedule": True}}
+    """The overrides that keep ratios for the whole run: given ones, or the best of a search, ``NAME-search``."""
+    return {"control": {"kind": "fixed", "ratios": ratios, "policy": policy, "schedule": True}, **NO_SCHEDULE}
 
 
 # What an episode of the meta-training changes of a profile: shorter, smaller, synthetic images only (departure 15).
@@ -65,7 +72,11 @@ ASG = {**OURS, "student": PROXY}
 # Every policy that a table of the book uses; "student" overrides the episode's run.
 POLICIES: dict[str, dict] = {
     "asg": ASG,  # with proxy guidance
+    "asg-1": {**ASG, "seed": 1},
+    "asg-2": {**ASG, "seed": 2},
     "l2o": OURS,  # without
+    "l2o-1": {**OURS, "seed": 1},
+    "l2o-2": {**OURS, "seed": 2},
     # other rewards; "reference" has the settings of the reference and the simplest reward
     "loss": {**ASG, "reward": "loss"},
     "improvement": {**ASG, "reward": "improvement"},
@@ -80,6 +91,8 @@ POLICIES: dict[str, dict] = {
     "normalised": {**ASG, "normalised": True},
     **{f"no-{name}": {**ASG, "statistics": tuple(s for s in STATISTICS if s != name)} for name in STATISTICS},
 }
+# Policies that differ in nothing but the seed of their meta-training; arms name the first (departure 12).
+REPEATS = {"asg": ("asg", "asg-1", "asg-2"), "l2o": ("l2o", "l2o-1", "l2o-2")}
 
 
 def policy_config(name: str, profile: str, overrides: Mapping | None = None) -> MetaConfig:
@@ -104,11 +117,27 @@ class Published:
     source: str
 
 
+def policy_name(profile: str, declared: str) -> str:
+    """The name in ``policies/`` of a declared policy, as runs of a profile use it."""
+    return f"{profile}-{declared}"
+
+
+def merged(overrides: Mapping, profile: str) -> dict:
+    """An arm's overrides in a profile: those under its name replace the others, in a mapping (control) one by one."""
+    here = {name: value for name, value in overrides.items() if name not in PROFILES}
+    for name, value in overrides.get(profile, {}).items():
+        both = isinstance(value, Mapping) and isinstance(here.get(name), Mapping)
+        here[name] = {**here[name], **value} if both else value
+    return here
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One table or figure: arms as overrides of a profile, seeds, and what is compared with what.
 
-    Under the name of a profile an arm holds what it overrides there alone.
+    Under the name of a profile an arm holds what it overrides there alone. ``control.policy`` names one of
+    POLICIES; a run takes the one that its own profile trained. Where ``repeated``, an arm whose policy has
+    REPEATS runs with each of them. ``metric_of``: arm → metric → what the table shows in its place (None: a dash).
     """
 
     id: str
@@ -117,18 +146,54 @@ class Experiment:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     metric: str = "accuracy"
     differences: tuple[tuple[str, str], ...] = ()
+    claims: tuple[tuple[str, str], ...] = ()  # further differences, which the page of results alone shows
     common: Mapping[str, Mapping] = field(default_factory=dict)  # profile → overrides of every arm
     published: Mapping[str, Published] = field(default_factory=dict)
+    metric_of: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
+    repeated: bool = False
 
-    def config(self, profile: str, arm: str, seed: int, overrides: Mapping | None = None) -> RunConfig:
-        """The run of one arm and seed; raises :class:`AsgError` that lists what there is."""
+    @property
+    def family(self) -> tuple[tuple[str, str], ...]:
+        """Every difference that is shown anywhere, which Holm's correction is over, metric by metric (departure 12)."""
+        return (*self.differences, *self.claims)
+
+    def repeats(self, arm: str) -> tuple[str, ...]:
+        """The policies that an arm runs with, in turn; none where no learned policy is repeated."""
+        control = self.arms[arm].get("control") or {}
+        known = self.repeated and control.get("kind") == "learned"
+        return REPEATS.get(control["policy"], ()) if known else ()
+
+    def config(
+        self, profile: str, arm: str, seed: int, overrides: Mapping | None = None, policy: str | None = None
+    ) -> RunConfig:
+        """The run of one arm and seed; raises :class:`AsgError` that lists what there is.
+
+        ``policy``: one of POLICIES, in place of the arm's own.
+        """
         if profile not in PROFILES:
             raise AsgError(f"There is no profile {profile!r}: choose from {', '.join(PROFILES)}.")
         if arm not in self.arms:
             raise AsgError(f"The experiment {self.id!r} has no arm {arm!r}: choose from {', '.join(self.arms)}.")
-        everywhere = {name: value for name, value in self.arms[arm].items() if name not in PROFILES}
-        here = {**everywhere, **self.arms[arm].get(profile, {})}
+        here = merged(self.arms[arm], profile)
+        if (control := here.get("control")) and control.get("policy"):
+            here["control"] = {**control, "policy": policy_name(profile, policy or control["policy"])}
         return make_config(PROFILES[profile], self.common.get(profile, {}), here, {"seed": seed}, overrides or {})
+
+    def configs(
+        self, profile: str, arm: str, seeds: Sequence[int] = (), overrides: Mapping | None = None
+    ) -> list[RunConfig]:
+        """Every run of an arm: ``seeds`` (none: the experiment's), with each repeated policy in turn.
+
+        Overrides that bring a control of their own are run with that one.
+        """
+        if arm not in self.arms:
+            raise AsgError(f"The experiment {self.id!r} has no arm {arm!r}: choose from {', '.join(self.arms)}.")
+        policies = () if "control" in (overrides or {}) else self.repeats(arm)
+        return [
+            self.config(profile, arm, seed, overrides, policy)
+            for policy in policies or (None,)
+            for seed in tuple(seeds) or self.seeds
+        ]
 
 
 CSG_TABLE_5 = "Chen et al. 2021 (CSG), table 5, GTA5 → Cityscapes, mIoU"
@@ -175,12 +240,13 @@ CHANGES: dict[str, dict] = {
     "Lite2": {"backbone": "timm:tf_efficientnet_lite2", "weights": "lite2"},
 }
 REWARDED = ("loss", "improvement", "retention", "reference")
-VARIANTS = tuple(name for name in POLICIES if name not in ("asg", "l2o", *REWARDED))
+MAIN = tuple(name for names in REPEATS.values() for name in names)
+VARIANTS = tuple(name for name in POLICIES if name not in (*MAIN, *REWARDED))
 USES: dict[str, dict] = {
-    "likeliest": {**learned("mini-asg", sampled=False), **PROXY},
-    "divided windows": {**learned("mini-asg", window="divided"), **PROXY},
-    "neither warm-up nor decay": {**learned("mini-asg", schedule=False), **PROXY},
-    **{f"λ {weight:g}": {**learned("mini-asg"), "guidance": weight} for weight in (0.0, 0.03, 0.3)},
+    "likeliest": {**learned("asg", sampled=False), **PROXY},
+    "divided windows": {**learned("asg", window="divided"), **PROXY},
+    "neither warm-up nor decay": {**learned("asg", schedule=False), **PROXY},
+    **{f"λ {weight:g}": {**learned("asg"), "guidance": weight} for weight in (0.0, 0.03, 0.3)},
 }
 
 # Segmentation: composed scenes in place of GTA5 → Cityscapes; the paper's settings there (departure 23).
@@ -208,8 +274,8 @@ ADAPTATIONS: dict[str, dict | None] = {
     "none": None, "CBST": {}, "MRKLD": {"mrkld": 0.1}, "LRENT": {"lrent": 0.25},
     "MRKLD + LRENT": {"mrkld": 0.1, "lrent": 0.25},
 }  # fmt: skip
-STARTS = {"vanilla": SMALL, "guidance": {**SMALL, **PROXY}, "ASG": {**learned("mini-asg"), **PROXY}}
-SCENE_STARTS = {"vanilla": SMALL, "guidance": {**SMALL, **WHOLE}, "ASG": {**learned("mini-asg"), **WHOLE, **CAP}}
+STARTS = {"vanilla": SMALL, "guidance": {**SMALL, **PROXY}, "ASG": {**learned("asg"), **PROXY}}
+SCENE_STARTS = {"vanilla": SMALL, "guidance": {**SMALL, **WHOLE}, "ASG": {**learned_on_scenes("asg"), **WHOLE, **CAP}}
 # As their own code reports it, from a start without guidance.
 CRST = {"none": 33.35, "CBST": 46.47, "MRKLD": 47.39, "LRENT": 46.51}
 CRST_README = "Zou et al. 2019 (CRST), README of their code, GTA5 → Cityscapes, mIoU"
@@ -250,7 +316,7 @@ EXPERIMENTS = {
                 "large_proxy": {**LARGE, **PROXY},
                 "small": {**SMALL},
                 "small_proxy": {**SMALL, **PROXY},
-                "asg": {**learned("mini-asg"), **PROXY},
+                "asg": {**learned("asg"), **PROXY},
             },
             differences=(
                 ("large_proxy", "large"),
@@ -259,7 +325,9 @@ EXPERIMENTS = {
                 ("asg", "small_proxy"),
                 ("asg", "large_proxy"),
             ),
+            claims=(("asg", "small"),),
             published={"small": PUBLISHED["vanilla"], "asg": PUBLISHED["ASG"]},
+            repeated=True,
         ),
         Experiment(
             "setting",
@@ -295,15 +363,15 @@ EXPERIMENTS = {
                 "large_proxy": {**LARGE, **PROXY},
                 "random_proxy": {**RANDOM, **PROXY},
                 "random_once_proxy": {**RANDOM_ONCE, **PROXY},
-                "search_proxy": {**fixed(policy="mini-asg-search"), **PROXY},
-                "asg": {**learned("mini-asg"), **PROXY},
-                "asg_likeliest": {**learned("mini-asg", sampled=False), **PROXY},
+                "search_proxy": {**fixed(policy="asg-search"), **PROXY},
+                "asg": {**learned("asg"), **PROXY},
+                "asg_likeliest": {**learned("asg", sampled=False), **PROXY},
                 "small": {**SMALL},
                 "large": {**LARGE},
                 "random": {**RANDOM},
                 "random_once": {**RANDOM_ONCE},
-                "search": fixed(policy="mini-l2o-search"),
-                "l2o": learned("mini-l2o"),
+                "search": fixed(policy="l2o-search"),
+                "l2o": learned("l2o"),
             },
             differences=(
                 *(("asg", rival) for rival in ("random_proxy", "random_once_proxy", "search_proxy", "small_proxy")),
@@ -317,16 +385,14 @@ EXPERIMENTS = {
         Experiment(
             "rewards",
             "What should a policy be paid for?",
-            {"asg": {**learned("mini-asg"), **PROXY}}
-            | {name: {**learned(f"mini-{name}"), **PROXY} for name in REWARDED},
+            {"asg": {**learned("asg"), **PROXY}} | {name: {**learned(name), **PROXY} for name in REWARDED},
             differences=tuple((name, "asg") for name in REWARDED),
             common=SHORT,
         ),
         Experiment(
             "policy_design",
             "What does a policy have to see, and what does it have to choose from?",
-            {"asg": {**learned("mini-asg"), **PROXY}}
-            | {name: {**learned(f"mini-{name}"), **PROXY} for name in VARIANTS},
+            {"asg": {**learned("asg"), **PROXY}} | {name: {**learned(name), **PROXY} for name in VARIANTS},
             seeds=(0, 1, 2),
             differences=tuple((name, "asg") for name in VARIANTS),
             common=SHORT,
@@ -334,7 +400,7 @@ EXPERIMENTS = {
         Experiment(
             "policy_use",
             "How should a trained policy be used?",
-            {"asg": {**learned("mini-asg"), **PROXY}} | USES,
+            {"asg": {**learned("asg"), **PROXY}} | USES,
             seeds=(0, 1, 2),
             differences=tuple((name, "asg") for name in USES),
             common=SHORT,
@@ -345,7 +411,7 @@ EXPERIMENTS = {
             {
                 f"{change}, {who}": {**setting, **rates, **PROXY}
                 for change, setting in CHANGES.items()
-                for who, rates in (("asg", learned("mini-asg")), ("random", RANDOM))
+                for who, rates in (("asg", learned("asg")), ("random", RANDOM))
             },
             seeds=(0, 1, 2),
             differences=tuple((f"{change}, asg", f"{change}, random") for change in CHANGES),
@@ -375,7 +441,7 @@ EXPERIMENTS = {
                 "SI": {**SMALL, **STRENGTHS["si"][CHOSEN["si"]]},
                 "feature ℓ2": {**SMALL, **STRENGTHS["features"][CHOSEN["features"]]},
                 "guidance": {**SMALL, **PROXY},
-                "ASG": {**learned("mini-asg"), **PROXY},
+                "ASG": {**learned("asg"), **PROXY},
             },
             differences=tuple(
                 (a, b)
@@ -383,8 +449,12 @@ EXPERIMENTS = {
                 for a in ("frozen", "early stopping", "weight ℓ2", "EWC", "SI", "feature ℓ2", "guidance", "ASG")
                 if a != b
             ),
+            claims=tuple(("ASG", rival) for rival in ("weight ℓ2", "SI", "feature ℓ2")),
             common=SHORT,
             published=PUBLISHED,
+            # its task head is not trained: what is published is the ImageNet classifier, with its classes mapped
+            metric_of={"oracle": {"accuracy": "kept", "product": None, "validation_loss": None}},
+            repeated=True,
         ),
         *(
             Experiment(
@@ -397,6 +467,7 @@ EXPERIMENTS = {
                 },
                 seeds=(0, 1, 2),
                 differences=tuple((f"{point}, guided", f"{point}, plain") for point in DATA[axis]),
+                claims=((f"{list(DATA[axis])[-1]}, guided", f"{next(iter(DATA[axis]))}, guided"),),
                 common=SHORT,
             )
             for axis, question in (
@@ -426,8 +497,8 @@ EXPERIMENTS = {
                 "vanilla": {**SMALL},
                 "whole map": {**SMALL, **WHOLE},
                 "patches": {**SMALL, **PATCHES},
-                "l2o": learned("mini-l2o"),
-                "asg": {**learned("mini-asg"), **WHOLE, **CAP},
+                "l2o": learned_on_scenes("l2o"),
+                "asg": {**learned_on_scenes("asg"), **WHOLE, **CAP},
             },
             seeds=(0, 1, 2),
             metric="miou",
@@ -441,17 +512,19 @@ EXPERIMENTS = {
                 ("asg", "l2o"),
             ),
             common=SCENES,
+            repeated=True,
         ),
         *(
             Experiment(
                 f"segmentation_resnet{depth}",
                 f"The same with DeepLab-v2 on ResNet-{depth}, as the follow-up's table has it?",
-                {"vanilla": {**SMALL}, "asg": {**learned("mini-asg"), **WHOLE, **CAP}},
+                {"vanilla": {**SMALL}, "asg": {**learned_on_scenes("asg"), **WHOLE, **CAP}},
                 seeds=(0, 1, 2),
                 metric="miou",
                 differences=(("asg", "vanilla"),),
                 common={**SCENES, "paper": {**SCENES["paper"], "backbone": f"torchvision:resnet{depth}"}},
                 published={"vanilla": Published(before, CSG_TABLE_5), "asg": Published(after, CSG_TABLE_5)},
+                repeated=True,  # on mini, which has one network, these runs are those of "segmentation"
             )
             for depth, before, after in ((50, 25.88, 29.65), (101, 29.63, 32.79))
         ),

@@ -3,9 +3,8 @@
 import hashlib
 import json
 import shlex
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 from IPython import get_ipython
@@ -15,10 +14,12 @@ from pandas.io.formats.style import Styler
 
 from asg import AsgError, records
 from asg.config import RunConfig
+from asg.controllers.learned import load_policy
+from asg.controllers.windows import policy_path
 from asg.run import run
 from asg_book import analysis, plots
 from asg_book.build import STAGED
-from asg_book.experiments import EXPERIMENTS, Experiment, get
+from asg_book.experiments import EXPERIMENTS, Experiment, get, policy_name
 from asg_book.glance import Panel
 
 COLUMNS = {"accuracy": "task head", "kept": "kept head", "product": "both heads"}
@@ -58,9 +59,16 @@ def injected(notebook_globals: Mapping) -> None:
             raise AsgError(f"There is no parameter {unknown[0]!r}: a chapter has {', '.join(PARAMETERS)}.")
 
 
+MARKS = {True: "●", False: "○"}  # whether a difference is shown by the corrected test
+
+
 @dataclass(frozen=True)
 class Bound:
-    """An experiment with a chapter's parameters: its records, and what a page shows of them."""
+    """An experiment with a chapter's parameters: its records, and what a page shows of them.
+
+    ``recorded``: records of every arm, also of those that the page does not show; the corrected verdict on a
+    difference is then the same on every page.
+    """
 
     experiment: Experiment
     profile: str
@@ -68,28 +76,65 @@ class Bound:
     configs: Mapping[str, RunConfig]
     seeds: tuple[int, ...]
     fresh: bool
+    recorded: Mapping[str, list[dict]]
+    missing: tuple[str, ...] = ()  # arms that lack runs
+
+    def cell(self, arm: str, metric: str, which: str = "final") -> str:
+        """What a table shows of an arm: ``mean ± sd``; marked where the arm has another metric in its place."""
+        other = self.experiment.metric_of.get(arm, {}).get(metric, metric)
+        if other is None:
+            return "—"
+        shown = show(analysis.level(self.arms.get(arm, ()), other, which), other)
+        return shown if other == metric or shown == "—" else f"{shown} †"
+
+    def size(self, arm: str, metric: str) -> str:
+        """How many values an arm has: seeds, or seeds × policies; a dash for none."""
+        other = self.experiment.metric_of.get(arm, {}).get(metric) or metric
+        found = analysis.level(self.arms.get(arm, ()), other)
+        return found.size if found.n else "—"
+
+    def legend(self, metrics: Sequence[str]) -> str:
+        """What the dagger means in a table of these metrics; nothing where there is none."""
+        bound = ((arm, self.experiment.metric_of.get(arm, {}).get(m), m) for arm in self.arms for m in metrics)
+        others = {f"† {arm}: {COLUMNS[other]}, in place of {COLUMNS[m]}" for arm, other, m in bound if other}
+        return "; ".join(sorted(others))
 
     def table(self, metrics: Sequence[str]) -> Styler:
-        """One row an arm: mean ± standard deviation over n seeds (shares in per cent), beside the published value."""
-        summary = analysis.summary(self.arms, metrics)
-        rows = {}
-        for arm, found in self.arms.items():
-            best = analysis.estimate(list(analysis.by_seed(found, self.experiment.metric, "best_on_target").values()))
+        """One row an arm: mean ± standard deviation over n runs (shares in per cent), beside the published value."""
+        rows, main = {}, self.experiment.metric
+        for arm in self.arms:
             published = self.experiment.published.get(arm)
-            first, *others = [(COLUMNS[m], show(summary.loc[arm, m], m)) for m in metrics]
-            oracle = show(best, self.experiment.metric)
+            first, *others = [(COLUMNS[m], self.cell(arm, m)) for m in metrics]
+            oracle = self.cell(arm, main, "best_on_target")
             quoted = {"oracle selection": oracle, "published": f"{published.value:.1f}" if published else "—"}
-            rows[arm] = {"n": len(found) or "—", **dict([first]), **quoted, **dict(others)}
-        return styled(pd.DataFrame(rows).T)
+            rows[arm] = {"n": self.size(arm, metrics[0]), **dict([first]), **quoted, **dict(others)}
+        return captioned(pd.DataFrame(rows).T, self.legend([*metrics, main]))
+
+    def verdicts(self, metrics: Sequence[str]) -> pd.DataFrame:
+        """Every difference of the experiment's family that has a value, with its corrected verdict (departure 12).
+
+        Long table of :func:`asg_book.analysis.corrected`, whose rows are pairs of arms.
+        """
+        family = self.experiment.family
+        found = analysis.differences(self.recorded, {pair: pair for pair in family}, metrics)
+        return analysis.corrected(found, len(family))
+
+    def between(self, pairs: Mapping[str, tuple[str, str]], metrics: Sequence[str]) -> pd.DataFrame:
+        """The :meth:`verdicts` on named pairs of the family whose arms are bound, in the order of ``pairs``."""
+        table = self.verdicts(metrics)
+        found = {(row["metric"], row["row"]): row for row in table.to_dict("records")}
+        bound = {name: pair for name, pair in pairs.items() if {*pair} <= self.arms.keys()}
+        rows = [found[m, pair] | {"row": name} for m in metrics for name, pair in bound.items() if (m, pair) in found]
+        return pd.DataFrame(rows, columns=table.columns)
 
     def differences(self, metrics: Sequence[str]) -> Styler:
-        """One row a declared difference: its mean and 95 % interval, paired over seeds (of shares in points)."""
-        rows = {}
-        for a, b in self.experiment.differences:
-            if a in self.arms and b in self.arms:
-                found = {m: analysis.difference(self.arms[a], self.arms[b], m) for m in metrics}
-                rows[f"{a} − {b}"] = {COLUMNS[m]: show_interval(e, m) for m, e in found.items()}
-        return styled(pd.DataFrame(rows).T)
+        """One row a declared difference: its mean and 95 % interval, paired (of shares in points), and its verdict."""
+        pairs = {f"{a} − {b}": (a, b) for a, b in self.pairs().values()}
+        table = pd.DataFrame("—", list(pairs), [COLUMNS[m] for m in metrics])
+        for row in self.between(pairs, metrics).to_dict("records"):
+            mark = f" {MARKS[row['decided']]}" if row["estimate"].n > 1 else ""
+            table.loc[row["row"], COLUMNS[row["metric"]]] = show_interval(row["estimate"], row["metric"]) + mark
+        return captioned(table, "● a difference by the corrected test, ○ none shown")
 
     def pairs(self) -> dict[str, tuple[str, str]]:
         """The declared differences that are bound, each named by what tells its two arms apart."""
@@ -99,7 +144,7 @@ class Bound:
 
     def contrasts(self, metrics: Sequence[str]) -> pd.DataFrame:
         """The declared differences as a long table for :func:`asg_book.plots.intervals`."""
-        return analysis.differences(self.arms, self.pairs(), metrics)
+        return self.between(self.pairs(), metrics)
 
     def intervals(self, metrics: Sequence[str]) -> Figure:
         """The declared differences as points with intervals."""
@@ -107,34 +152,58 @@ class Bound:
         label = f"difference from {rivals.pop()}" if len(rivals) == 1 else "difference"
         return figure(plots.intervals(self.contrasts(metrics), label))
 
-    def findings(self, metrics: Sequence[str]) -> Markdown:
-        """What the records say about each declared difference, one line a metric, and no more than they say."""
-        lines = []
-        for a, b in self.experiment.differences:
-            for metric in metrics if a in self.arms and b in self.arms else ():
-                e = analysis.difference(self.arms[a], self.arms[b], metric)
-                verdict = "no difference is shown" if e.low <= 0 <= e.high else "higher" if e.low > 0 else "lower"
-                unit = " points" if metric in plots.SHARES else " nats" if metric in NATS else ""
-                said = f"{show_interval(e, metric)}{unit}: **{verdict}**" if e.n > 1 else "too few for an interval"
-                lines.append(f"- {a} against {b}, {plots.NAMES[metric]}, {e.n} paired seeds: {said}.")
-        return Markdown("\n".join(lines) or "None of the declared differences is bound.")
+    def findings(self, metrics: Sequence[str], pairs: Sequence[tuple[str, str]] | None = None) -> Markdown:
+        """What the records say about differences of the family (none given: the declared ones), and no more than that.
+
+        One line a difference and metric. The word follows the test that is corrected over the family.
+        """
+        wanted = self.experiment.differences if pairs is None else pairs
+        found = self.between({f"{a} against {b}": (a, b) for a, b in wanted}, metrics)
+        lines = {name: [] for name in found["row"]}
+        for row in found.to_dict("records"):
+            lines[row["row"]].append(f"- {row['row']}, {plots.NAMES[row['metric']]}, {said(row)}.")
+        text = "\n".join(line for name in lines for line in lines[name])
+        return Markdown(text or self.none_yet(f"None of these differences of {self.experiment.id} has records."))
+
+    def none_yet(self, fact: str) -> str:
+        """A fact about missing records, and the command that makes them."""
+        return f"{fact} `{self.command}` makes them."
+
+    @property
+    def command(self) -> str:
+        """The command that makes the records."""
+        return f"asg reproduce --experiment {self.experiment.id} --profile {self.profile}"
 
     def provenance(self) -> Markdown:
         """Where the numbers come from, and the command that makes them again."""
         found = [r for rows in self.arms.values() for r in rows]
-        command = f"asg reproduce --experiment {self.experiment.id} --profile {self.profile}"
         if not found:
-            return Markdown(f"No records yet. `{command}` makes them.")
+            return Markdown(self.none_yet("No records yet."))
         keys = ", ".join(f"{arm} {rows[0]['key']}" for arm, rows in self.arms.items() if rows)
         commits = ", ".join(sorted({str(r["commit"]) for r in found}))
-        missing = [arm for arm, rows in self.arms.items() if len(rows) < len(self.seeds)]
-        gaps = f" Missing: {', '.join(missing)}." if missing else ""
-        kind = "trained in this chapter" if self.fresh else f"made by `{command}`"
+        gaps = f" Runs are missing: {', '.join(self.missing)}." if self.missing else ""
+        kind = "trained in this chapter" if self.fresh else f"made by `{self.command}`"
         return Markdown(
             f"<small>Profile {self.profile}; seeds {', '.join(map(str, self.seeds))}; last iterate; mean ± standard "
-            f"deviation, 95 % t intervals of paired differences; {kind} at commit {commits}; keys: {keys}."
-            f"{gaps}</small>"
+            f"deviation, 95 % t intervals of paired differences, verdicts corrected over {len(self.experiment.family)} "
+            f"differences a metric; {kind} at commit {commits}; keys: {keys}.{gaps}</small>"
         )
+
+
+def said(row: Mapping) -> str:
+    """One :meth:`Bound.verdicts` row in words: number of runs, interval, verdict, and the p value that decides it."""
+    e, metric = row["estimate"], row["metric"]
+    paired = " × ".join([f"{e.n} paired seeds", *(f"{count} policies" for count in e.policies)])
+    if e.n < 2:
+        return f"{paired}: too few for an interval"
+    unit = " points" if metric in plots.SHARES else " nats" if metric in NATS else ""
+    verdict = ("higher" if e.mean > 0 else "lower") if row["decided"] else "no difference is shown"
+    return f"{paired}: {show_interval(e, metric)}{unit}: **{verdict}** (corrected p {show_p(row['adjusted'])})"
+
+
+def show_p(p: float) -> str:
+    """``.031``, of small ones ``< .001``."""
+    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
 def scale(metric: str) -> tuple[int, int]:
@@ -160,6 +229,11 @@ def styled(table: pd.DataFrame) -> Styler:
     """A table that is the same from build to build."""
     digest = hashlib.sha256(table.to_csv().encode()).hexdigest()[:8]
     return table.style.set_uuid(digest).set_table_attributes('class="dataframe"')
+
+
+def captioned(table: pd.DataFrame, caption: str) -> Styler:
+    """:func:`styled`, under a caption if there is one."""
+    return styled(table).set_caption(caption) if caption else styled(table)
 
 
 def shares(table: pd.DataFrame) -> Styler:
@@ -214,14 +288,24 @@ def _bind(
     overrides: Mapping | None,
     fresh: bool,
 ) -> Bound:
-    chosen = tuple(seeds) or declared.seeds
-    found, configs = {}, {}
-    for arm in (arm for arm in declared.arms if not arms or arm in arms):
-        runs = [declared.config(profile, arm, seed, overrides) for seed in chosen]
-        configs[arm] = runs[0]
-        made = [run(c, fresh=True) if fresh else records.find(c) for c in runs]
-        found[arm] = [r for r in made if r is not None]
-    return Bound(declared, profile, found, configs, chosen, fresh)
+    chosen, found, configs, missing = tuple(seeds) or declared.seeds, {}, {}, []
+    for arm in declared.arms:
+        shown = not arms or arm in arms
+        runs = declared.configs(profile, arm, chosen, overrides)
+        if shown:
+            configs[arm] = runs[0]
+        made = [(run(c, fresh=True) if shown else None) if fresh else records.find(c) for c in runs]
+        found[arm] = [labelled(declared, arm, c, r) for c, r in zip(runs, made, strict=True) if r is not None]
+        missing += [arm] if shown and len(found[arm]) < len(runs) else []
+    return Bound(declared, profile, {arm: found[arm] for arm in configs}, configs, chosen, fresh, found, tuple(missing))
+
+
+def labelled(declared: Experiment, arm: str, config: RunConfig, record: dict) -> dict:
+    """A record, saying which of an arm's repeated policies drove it: ``repeats``, ``policy`` (its number)."""
+    files = [policy_name(config.profile, name) for name in declared.repeats(arm)]
+    if not files or config.control.policy not in files:  # a control of the chapter's overrides
+        return record
+    return record | {"repeats": files[0], "policy": files.index(config.control.policy)}
 
 
 def live(metrics: Sequence[str] = ("train_task", "validation", "accuracy", "agreement")) -> Callable[[dict], None]:
@@ -274,6 +358,29 @@ def choices(bound: Bound, kinds: Sequence[str]) -> Styler:
     return styled(pd.DataFrame(rows).T)
 
 
+def policy_cards(profile: str, names: Sequence[str]) -> dict[str, dict]:
+    """Name → card of the policies that have been trained; which have not is said, with the command that trains them."""
+    found, missing = {}, []
+    for name in names:
+        path = policy_path(policy_name(profile, name))
+        if path.exists():
+            found[name] = load_policy(path)[1]
+        else:
+            missing.append(f"`asg policy train {name} --profile {profile}`")
+    if missing:
+        display(Markdown(f"Policies that are not trained yet: {', '.join(missing)}."))
+    return found
+
+
+def search_trials(profile: str, name: str) -> list[dict]:
+    """The trials of a search of rates, best first; none where it has not been made, which is said with the command."""
+    path = policy_path(policy_name(profile, f"{name}-search"), ".json")
+    if path.exists():
+        return json.loads(path.read_text())["trials"]
+    display(Markdown(f"No search yet. `asg policy search {name} --profile {profile}` makes it."))
+    return []
+
+
 def cards(made: Mapping[str, dict]) -> Styler:
     """How each policy was trained, and the held-out losses at the end of its last ten episodes, from its card."""
     rows = {}
@@ -301,30 +408,31 @@ def at_a_glance(panels: Sequence[Panel], bounds: Mapping[str, Bound]) -> None:
         bound, quoted, rows = bounds[panel.experiment], panel.published, {}
         arms = [arm for arm in panel.arms or bound.experiment.arms if arm in bound.arms]
         for arm in [*arms, *(name for name in quoted if name not in bound.experiment.arms)]:
-            found = analysis.estimate(list(analysis.by_seed(bound.arms.get(arm, ()), panel.metric).values()))
             none = "not verified" if arm in panel.unverified else "—"
             value = f"{quoted[arm].value:g}" if arm in quoted else none
-            rows[arm] = {"n": found.n or "—", bound.profile: show(found, panel.metric), "published": value}
+            rows[arm] = {
+                "n": bound.size(arm, panel.metric), bound.profile: bound.cell(arm, panel.metric), "published": value,
+            }  # fmt: skip
         link = f'<a href="{panel.chapter}.html">{panel.chapter[3:].replace("_", " ")}</a>'
-        display(styled(pd.DataFrame(rows).T).set_caption(f"{panel.shows} · {link}"))
-        if panel.claims:
-            claimed = replace(bound.experiment, differences=tuple(panel.claims.values()))
-            display(replace(bound, experiment=claimed).findings([panel.metric]))
+        legend = bound.legend([panel.metric]) if any("†" in row[bound.profile] for row in rows.values()) else ""
+        display(captioned(pd.DataFrame(rows).T, " · ".join(filter(None, (panel.shows, legend, link)))))
+        if not any(bound.arms.values()):
+            display(bound.provenance())
+        elif panel.claims:
+            display(bound.findings([panel.metric], tuple(panel.claims.values())))
 
 
 def claims(items: Mapping[str, Sequence[Panel]], bounds: Mapping[str, Bound]) -> pd.DataFrame:
     """What is claimed in the metric that an experiment is judged by, and its price or gain in agreement.
 
-    A long table for :func:`asg_book.plots.intervals`, without differences that have too few seeds for an interval.
+    A long table for :func:`asg_book.plots.intervals`, without differences that have too few seeds for an interval;
+    verdicts are corrected within each experiment.
     """
-    arms = defaultdict(list, {(name, arm): found for name, b in bounds.items() for arm, found in b.arms.items()})
-    pairs = {
-        claim: ((panel.experiment, a), (panel.experiment, b))
-        for panels in items.values()
-        for panel in panels
-        for claim, (a, b) in (panel.claims if panel.main else {}).items()
-    }
-    return analysis.differences(arms, pairs, ["accuracy", "miou", "agreement"]).dropna()
+    metrics = ["accuracy", "miou", "agreement"]
+    panels = [panel for panels in items.values() for panel in panels if panel.main and panel.claims]
+    tables = [bounds[panel.experiment].between(panel.claims, metrics) for panel in panels]
+    rows = [row for m in metrics for table in tables for row in table[table["metric"] == m].to_dict("records")]
+    return pd.DataFrame(rows, columns=tables[0].columns).dropna().reset_index(drop=True)
 
 
 def at_scale(items: Mapping[str, Sequence[Panel]]) -> Markdown:

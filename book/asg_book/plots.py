@@ -179,6 +179,7 @@ def control_loop() -> Figure:
     return figure
 
 
+@from_records
 def meta_training(curves: pd.DataFrame) -> Figure:
     """Reward, entropy and held-out losses over the episodes of meta-trainings, one line a policy.
 
@@ -202,15 +203,20 @@ def meta_training(curves: pd.DataFrame) -> Figure:
 def intervals(table: pd.DataFrame, xlabel: str) -> Figure:
     """Estimates with their 95 % intervals, a panel a metric: the long table of :func:`asg_book.analysis.differences`.
 
-    Shares are shown in points. What lies on the line at zero is not shown to differ from it.
+    Shares are shown in points. What lies on the line at zero is not shown to differ from it. Where the table has
+    verdicts of a corrected test (``decided``), a point without a difference is open, whatever its own interval says.
     """
     metrics, rows = list(dict.fromkeys(table["metric"])), list(dict.fromkeys(table["row"]))
     figure, axes = plt.subplots(1, len(metrics), figsize=(WIDTH, 0.3 * len(rows) + 0.9), sharey=True, squeeze=False)
     for axis, metric in zip(axes.flat, metrics, strict=True):
-        found = table[table["metric"] == metric].set_index("row").drop(columns="metric")
-        found = found.reindex(rows) * (100 if metric in SHARES else 1)
-        distance = np.nan_to_num([found["mean"] - found["low"], found["high"] - found["mean"]])
-        axis.errorbar(found["mean"], np.arange(len(rows)), xerr=distance, fmt="o", color=COLOURS[0], markersize=5)
+        part = table[table["metric"] == metric].set_index("row")
+        found = part[["mean", "low", "high"]].reindex(rows) * (100 if metric in SHARES else 1)
+        shown = part.get("decided", pd.Series(True, part.index)).reindex(rows, fill_value=True).to_numpy(bool)
+        for chosen, fill in ((c, f) for c, f in ((shown, COLOURS[0]), (~shown, "white")) if c.any()):
+            kept = found[chosen]
+            distance = np.nan_to_num([kept["mean"] - kept["low"], kept["high"] - kept["mean"]])
+            look = {"color": COLOURS[0], "mfc": fill, "markersize": 5}
+            axis.errorbar(kept["mean"], np.arange(len(rows))[chosen], xerr=distance, fmt="o", **look)
         axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
         axis.set_title(NAMES.get(metric, metric).replace(", ", ",\n").replace(" ImageNet", "\nImageNet"), fontsize=9)
     names = [" + ".join(part.strip() for part in row.split("+")) for row in rows]
