@@ -156,7 +156,7 @@ def hyperspherical_energy(features: Tensor, device: torch.device, block: int = 2
     mean = sum(unit(first).sum(0) for first in pieces) / count
     centred = torch.empty(features.shape, device=device)  # moves no distance; float32 loses fewer digits near 0
     for first in pieces:
-        centred[first : first + block] = unit(first) - mean
+        centred[first : first + block] = (unit(first) - mean).float()
     norms = centred.square().sum(1)  # (N,)
     energies = [0.0, -float(count), -float(count)]  # each image's distance from itself is set to 1 below
     for first in pieces:
@@ -170,7 +170,7 @@ def hyperspherical_energy(features: Tensor, device: torch.device, block: int = 2
             if len(near):
                 a, b = unit(first)[near.cpu()], unit(other)
                 exact = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
-                squared[near] = exact.to(squared)
+                squared[near] = exact.float().to(device)
             if other == first:
                 squared.fill_diagonal_(1.0)
             twice = 1 if other == first else 2  # a piece above the diagonal stands for the one below

@@ -2,8 +2,8 @@
 
 Before: the rule of the first edition (each power by itself, the whole Gram matrix in float64), timed on a subset and
 multiplied by (N / n)², and at every evaluation of the run. After: :func:`asg.metrics.hyperspherical_energy` on all
-features, once a run. Short stretches of both take turns, so that a machine that slows down slows both alike; seconds
-of a machine that does other work too are longer than those of an idle one, which the processor's own seconds show.
+features, once a run. Where the machine does other work too, the seconds that pass are more than an idle one would take;
+seconds of the processors, over the threads, come nearer to those.
 """
 
 from __future__ import annotations
