@@ -16,7 +16,7 @@ from asg import AsgError, models, own, processes
 from asg.data.folder import opaque
 from asg.data.images import read_image, square
 
-GRACE = 5.0  # seconds in which the launcher ends a process whose main process has failed, mostly of the same error
+GRACE = 30.0  # seconds in which the launcher ends a process whose main process has failed, mostly of the same error
 
 app = typer.Typer(
     help="Automated Synthetic-to-Real Generalization: your own data, experiments, and the book.",
