@@ -13,7 +13,7 @@ import typer
 
 from asg import AsgError, own, processes
 
-GRACE = 5.0  # seconds in which the launcher ends a process whose main process has failed, mostly of the same error
+GRACE = 30.0  # seconds in which the launcher ends a process whose main process has failed, mostly of the same error
 
 app = typer.Typer(
     help="Automated Synthetic-to-Real Generalization: your own data, experiments, and the book.",
