@@ -161,7 +161,7 @@ def fit(
     def take_stock() -> None:
         look(checkpoint=False)
         means = {k: v / at.window_steps for k, v in at.window.items()}
-        numbers = {"step": at.step, **{f"train_{k}": v for k, v in means.items()}, **evaluate(bare)}
+        numbers = {"step": at.step, **{f"train_{k}": v for k, v in means.items()}, **evaluate(bare.eval())}
         if not is_finite(numbers):
             diverged()
         at.evaluations.append(numbers)
@@ -178,7 +178,7 @@ def fit(
         rates = controller.rates(at.step)
         for group in optimiser.param_groups:
             group["lr"] = rates[group["name"]]
-        losses = objective(network, indices, x, labels)
+        losses = objective(network.train(), indices, x, labels)
         optimiser.zero_grad()
         accelerator.backward(losses["total"])
         optimiser.step()
