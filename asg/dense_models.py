@@ -175,7 +175,7 @@ class DeepLabV2Head(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout ½ in train mode; a mask depends on the seed and the number of former ones, which is kept (departure 8)"""
+    """Dropout ½ in training; a mask depends on the seed and the number of former ones, which is kept (departure 8)."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -237,7 +237,7 @@ def build_dense(
     """
     resnet = isinstance(network, ResNet) and isinstance(network.layer4[0], Bottleneck)
     if head is not None and not resnet:
-        raise AsgError(f"The head {head} is of ResNets, not of {type(network).__name__}: leave head out.")
+        raise AsgError(f"The head {head} is of ResNets, not of {type(network).__name__}: leave dense_head out.")
     if isinstance(network, VGG):
         student = _fcn8s(network, normalisation, classes)
     elif resnet:

@@ -527,7 +527,7 @@ def test_a_network_without_a_segmentation_head_is_named(name: str):
 
 @pytest.mark.parametrize("kind", ["FCN-8s", "light FCN"])
 def test_a_head_of_resnets_on_another_backbone_is_named(kind: str):
-    with pytest.raises(AsgError, match=r"The head deeplab-v2 is of ResNets, not of \w+: leave head out"):
+    with pytest.raises(AsgError, match=r"The head deeplab-v2 is of ResNets, not of \w+: leave dense_head out"):
         build_dense(NETWORKS[kind](), NORMALISATION, CLASSES, torch.Generator(), "deeplab-v2")
 
 
@@ -552,7 +552,7 @@ def test_a_run_trains_the_heads_statistics_and_evaluates_with_what_they_have_bec
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     config = make_config(
         PROFILES["toy"],
-        {"data": "toy-scenes", "batch": 4, "lr": 0.001, "steps": 4, "guidance": 0.1, "head": HEAD.get(kind)},
+        {"data": "toy-scenes", "batch": 4, "lr": 0.001, "steps": 4, "guidance": 0.1, "dense_head": HEAD.get(kind)},
     )
     start = segmentation.build(config, 4).state_dict()
     seen = []

@@ -237,7 +237,9 @@ def test_the_papers_settings_of_segmentation(experiment: str, sgd: str, head: st
     for arm in get(experiment).arms:
         c = get(experiment).config("paper", arm, 0)
         assert (c.steps, c.batch, c.crop, c.source_list) == (50 * 2000, 6, 512, "gta5_train.txt"), arm
-        assert (c.lr, c.momentum, c.weight_decay, c.warmup, c.sgd, c.head) == (1e-3, 0.9, 5e-4, 100, sgd, head), arm
+        assert (c.lr, c.momentum, c.weight_decay, c.warmup, c.sgd, c.dense_head) == (1e-3, 0.9, 5e-4, 100, sgd, head), (
+            arm
+        )
         assert c.guidance in (0.0, 75.0) and (c.control or c.backbone_factor == 0.1), arm
 
 

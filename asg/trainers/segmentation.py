@@ -27,7 +27,7 @@ WINDOW, OVERLAP = (1024, 2048), 256  # the largest piece that is answered at onc
 def build(config: RunConfig, classes: int) -> DenseStudent:
     """The network of a run at its start: ImageNet weights, kept classifier, new task head from ``config.seed``."""
     generator = torch.Generator().manual_seed(config.seed)
-    return build_dense(*imagenet_network(config), classes, generator, config.head)
+    return build_dense(*imagenet_network(config), classes, generator, config.dense_head)
 
 
 @torch.inference_mode()

@@ -195,7 +195,7 @@ SCENES = {
         "steps": 50 * 2000, "lr": 1e-3, "sgd": "torch", "evaluations": 10,
     },
 }  # fmt: skip
-DEEPLAB = {"head": "deeplab-v3", "sgd": "reference"}  # what CSG's rows change of these (departure 25)
+DEEPLAB = {"dense_head": "deeplab-v3", "sgd": "reference"}  # what CSG's rows change of these (departure 25)
 # The paper's λ for segmentation. On mini, λ is what analysis.best_kept chooses on held-out scenes from the records of
 # "segmentation_trials", and the base rate the largest within one standard error of the lowest loss; a test compares.
 WHOLE = {"guidance": 75.0, "mini": {"guidance": 0.1}}
