@@ -211,7 +211,7 @@ def test_rounds_of_self_training_are_counted() -> None:
 
 @pytest.mark.parametrize(
     ("backbone", "trained"),
-    [("vgg16", 134_456_985), ("resnet50", 24_908_940), ("resnet101", 43_901_068)],  # counted in test_dense_models
+    [("vgg16", 134_456_985), ("resnet50", 38_995_027), ("resnet101", 57_934_931)],  # counted in test_dense_models
 )
 def test_a_segmentation_run_at_the_papers_scale(backbone: str, trained: int) -> None:
     """Crops have a live teacher, Cityscapes is answered at full size, GTA5 is counted as published."""
@@ -227,6 +227,22 @@ def test_a_segmentation_run_at_the_papers_scale(backbone: str, trained: int) -> 
     assert plan.disk["teacher cache"] == plan.disk["image cache"] == 0
     assert "19 classes (as published, not on disk)" in report(plan)
     assert "activations at batch 6, 512 px" in report(plan)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "sgd", "head"),
+    [("segmentation", "torch", None), ("segmentation_resnet50", "reference", "deeplab-v3"),
+     ("segmentation_resnet101", "reference", "deeplab-v3"), ("adaptation_scenes", "reference", "deeplab-v3")],
+)  # fmt: skip
+def test_the_papers_settings_of_segmentation(experiment: str, sgd: str, head: str | None) -> None:
+    """50 epochs of 2,000 steps of 6 crops, of the listed images; torch's SGD for VGG, the reference's for ResNets."""
+    for arm in get(experiment).arms:
+        c = get(experiment).config("paper", arm, 0)
+        assert (c.steps, c.batch, c.crop, c.source_list) == (50 * 2000, 6, 512, "gta5_train.txt"), arm
+        assert (c.lr, c.momentum, c.weight_decay, c.warmup, c.sgd, c.dense_head) == (1e-3, 0.9, 5e-4, 100, sgd, head), (
+            arm
+        )
+        assert c.guidance in (0.0, 75.0) and (c.control or c.backbone_factor == 0.1), arm
 
 
 @pytest.mark.parametrize(

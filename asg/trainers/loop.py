@@ -191,7 +191,7 @@ def fit(
         look(checkpoint=False)
         means = {k: v / at.window_steps for k, v in at.window.items()}
         measure = final if final and at.step == total else evaluate
-        numbers = {"step": at.step, **{f"train_{k}": v for k, v in means.items()}, **measure(bare)}
+        numbers = {"step": at.step, **{f"train_{k}": v for k, v in means.items()}, **measure(bare.eval())}
         numbers = processes.gathered(numbers)[0]  # the last bits may differ between devices, what is decided must not
         if not is_finite(numbers):
             diverged()
@@ -210,7 +210,7 @@ def fit(
         rates = controller.rates(at.step)
         for group in optimiser.param_groups:
             group["lr"] = rates[group["name"]]
-        losses = objective(network, indices, x, labels)
+        losses = objective(network.train(), indices, x, labels)
         optimiser.zero_grad()
         accelerator.backward(losses["total"])
         optimiser.step()

@@ -29,7 +29,8 @@ PIXELS = WINDOW[0] * WINDOW[1]  # of the images that are answered at once
 
 def build(config: RunConfig, classes: int) -> DenseStudent:
     """The network of a run at its start: ImageNet weights, kept classifier, new task head from ``config.seed``."""
-    return build_dense(*imagenet_network(config), classes, torch.Generator().manual_seed(config.seed))
+    generator = torch.Generator().manual_seed(config.seed)
+    return build_dense(*imagenet_network(config), classes, generator, config.dense_head)
 
 
 @torch.inference_mode()
