@@ -13,7 +13,7 @@ from asg import AsgError
 
 Model = TypeVar("Model", bound=BaseModel)
 NAMED_WEIGHTS = ("pretrained", "random", "lite0", "lite1", "lite2")  # else a state-dict file
-PLACES = ("source", "target", "workers")  # fields of a run that say where its data lie and who reads them
+PLACES = ("source", "target", "source_list", "workers")  # where the data of a run lie, and who reads them
 
 
 class Rendering(BaseModel):

@@ -14,12 +14,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
-from asg.config import RunConfig
 from asg.controllers.learned import Policy, Spec, save_policy
-from asg.data import read_domains
-from asg.trainers.self_training import base_of
 from asg_book.experiments import EPISODES, POLICIES, REPEATS, policy_config
 
 REPOSITORY = Path(__file__).parents[1]
@@ -120,16 +116,3 @@ def spawn() -> Iterator[Callable[..., subprocess.Popen]]:
         if process.poll() is None:
             process.kill()
         process.communicate()
-
-
-def untrained(config: RunConfig) -> nn.Module:
-    """A start that gives the target's images different classes: a random head, centred there."""
-    target, generator = read_domains(config).target, torch.Generator().manual_seed(0)
-    network = base_of(config).build(config, len(target.classes))
-    biases = [p for p in network.task_head.parameters() if p.shape == (len(target.classes),)]
-    with torch.no_grad():
-        for weight in (p for p in network.task_head.parameters() if p.dim() > 1):
-            weight.normal_(generator=generator)
-        logits = torch.cat([network(target[i][1][None])[0] for i in range(len(target))]).movedim(1, 0).flatten(1)
-        biases[-1].sub_(logits.mean(1))
-    return network

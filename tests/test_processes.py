@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PACKAGES, untrained
+from conftest import PACKAGES
 from typer.testing import CliRunner
 
 from asg import AsgError, processes
@@ -26,6 +26,7 @@ from asg.trainers import self_training
 from asg.trainers.loop import make_accelerator
 from asg_book.cli import app
 from asg_book.experiments import PROFILES, get
+from asg_book.golden import centred
 
 # The result of every configuration of argv[1], a JSON list of (way, configuration), goes to argv[2], by process.
 # The main process takes longer for the first teacher's outputs than the others may wait for a message of the group.
@@ -57,7 +58,7 @@ def result(way: str, config: RunConfig, folder: Path) -> dict:
     """What a run ends with, by ``run``, or by the rounds of self-training alone from an ``untrained`` start."""
     if way == "run":
         return run(config)
-    return self_training.train(config, folder / config.identity(), untrained(config))[0]
+    return self_training.train(config, folder / config.identity(), centred(config))[0]
 
 
 def launch(arguments: list[str]) -> subprocess.CompletedProcess:

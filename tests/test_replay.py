@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import untrained
 
 from asg import records, replay
 from asg.config import RunConfig, make_config
@@ -16,6 +15,7 @@ from asg.recipes import RECIPES
 from asg.run import run
 from asg_book import golden
 from asg_book.experiments import PROFILES, get
+from asg_book.golden import centred
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = {
@@ -64,7 +64,7 @@ def test_a_self_training_is_repeated_from_its_start(workplace, monkeypatch):
     config = get("adaptation").config("toy", "vanilla, CBST", 0, {"evaluations": 1})
     config = config.model_copy(update={"adapt": config.adapt.model_copy(update={"portion": 0.8})})
     for module in ("asg.run", "asg.replay"):
-        monkeypatch.setattr(f"{module}.trained", lambda start, device: untrained(start))
+        monkeypatch.setattr(f"{module}.trained", lambda start, device: centred(start))
     record = run(config, device="cpu")
     assert len(record["first_losses"]) == 3 and record["first_losses"][0].keys() == {"total", "task", "pseudo"}
     assert replay.verify(record, "cpu") == []

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import untrained
 from torch import nn
 
 from asg import AsgError
@@ -27,6 +26,7 @@ from asg.trainers import self_training
 from asg.trainers.self_training import Halves, Labeller, Union, label, make_objective, survey
 from asg.trainers.task import Task
 from asg_book.experiments import PROFILES
+from asg_book.golden import centred
 
 ADAPT = {"rounds": 2, "length": 0.5, "rate": 1.0, "portion": 0.5, "growth": 0.5}
 HOW = {"CBST": {}, "MRKLD": {"mrkld": 0.1}, "LRENT": {"lrent": 0.25}, "both": {"mrkld": 0.1, "lrent": 0.25}}
@@ -148,7 +148,7 @@ def test_the_objective_is_source_plus_pseudo_labels_plus_regulariser(answers, ho
 @pytest.mark.parametrize("how", HOW)
 def test_rounds_label_more_and_more_and_end_elsewhere(workplace, tmp_path, data: str, how: str):
     config = adapting(data, **HOW[how])
-    start = untrained(config)
+    start = centred(config)
     result, network = self_training.train(config, tmp_path, start, "cpu")
     assert [e["step"] for e in result["evaluations"]] == [0, 4, 8]
     assert [e["round"] for e in result["evaluations"]] == [1, 1, 2]
@@ -163,7 +163,7 @@ def test_rounds_label_more_and_more_and_end_elsewhere(workplace, tmp_path, data:
 
 def test_the_first_evaluation_is_the_starts(workplace, tmp_path):
     config = adapting()
-    result, network = self_training.train(config, tmp_path / "a", untrained(config), "cpu")
+    result, network = self_training.train(config, tmp_path / "a", centred(config), "cpu")
     (tmp_path / "b").mkdir()
     again, _ = self_training.train(config, tmp_path / "b", network, "cpu")
     assert again["evaluations"][0]["accuracy"] == result["final"]["accuracy"]
@@ -171,11 +171,11 @@ def test_the_first_evaluation_is_the_starts(workplace, tmp_path):
 
 def test_the_truth_of_the_target_trains_nothing(workplace, tmp_path, monkeypatch):
     config = adapting()
-    _, network = self_training.train(config, tmp_path / "a", untrained(config), "cpu")
+    _, network = self_training.train(config, tmp_path / "a", centred(config), "cpu")
     target = with_truth(config)
     wrong = replace(target, labels=target.labels.flip(0))
     monkeypatch.setattr(self_training, "with_truth", lambda config: wrong)
-    _, other = self_training.train(config, tmp_path / "b", untrained(config), "cpu")
+    _, other = self_training.train(config, tmp_path / "b", centred(config), "cpu")
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
 
 
@@ -227,7 +227,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(workplace, tmp_path, monkeypat
     monkeypatch.setattr("asg.trainers.loop.CHECK", 1)
     monkeypatch.setattr("asg.trainers.loop.CHECKPOINT_SECONDS", -1.0)
     config = adapting(**HOW["both"])
-    whole, network = self_training.train(config, tmp_path / "a", untrained(config), "cpu")
+    whole, network = self_training.train(config, tmp_path / "a", centred(config), "cpu")
     honest, steps = self_training.make_objective, [0]
 
     def failing(*arguments: object):
@@ -248,8 +248,8 @@ def test_a_stopped_run_goes_on_to_the_same_result(workplace, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(self_training, "make_objective", failing)
         with pytest.raises(Stopped):
-            self_training.train(config, tmp_path / "b", untrained(config), "cpu", end)
-    again, other = self_training.train(config, tmp_path / "b", untrained(config), "cpu")
+            self_training.train(config, tmp_path / "b", centred(config), "cpu", end)
+    again, other = self_training.train(config, tmp_path / "b", centred(config), "cpu")
     assert again["evaluations"] == whole["evaluations"]
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
 
@@ -280,12 +280,12 @@ def test_half_of_the_target_is_adapted_to_and_the_other_reported_on(workplace, d
 def test_nothing_sure_enough_is_a_sentence(workplace, tmp_path):
     config = adapting(portion=0.0, growth=0.0)
     with pytest.raises(AsgError, match=r"No image is sure enough to be a pseudo-label in round 1: raise portion \(0\)"):
-        self_training.train(config, tmp_path, untrained(config), "cpu")
+        self_training.train(config, tmp_path, centred(config), "cpu")
 
 
 def test_pseudo_labels_of_one_class_alone_are_a_sentence(workplace, tmp_path):
     config = adapting()
-    start = untrained(config)
+    start = centred(config)
     with torch.no_grad():
         start.task_head[-1].bias.copy_(torch.tensor([9.0, 0.0, 0.0]))
     name = read_domains(config).source.classes[0]
@@ -295,7 +295,7 @@ def test_pseudo_labels_of_one_class_alone_are_a_sentence(workplace, tmp_path):
 
 def test_the_start_is_left_as_it_was(workplace, tmp_path):
     config = adapting()
-    start = untrained(config)
+    start = centred(config)
     before = copy.deepcopy(start.state_dict())
     self_training.train(config, tmp_path, start, "cpu")
     assert all(torch.equal(before[k], v) for k, v in start.state_dict().items())
