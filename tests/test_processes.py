@@ -10,7 +10,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -39,8 +38,8 @@ from asg.config import RunConfig
 from asg.trainers import frozen
 from test_processes import result
 
-dist.init_process_group("gloo", timeout=timedelta(seconds=15))
-forward_all, pauses = frozen.forward_all, [17]
+dist.init_process_group("gloo", timeout=timedelta(seconds=10))
+forward_all, pauses = frozen.forward_all, [11]
 
 def slow(*arguments):
     time.sleep(pauses.pop() if pauses else 0)
@@ -183,13 +182,11 @@ classification.make_objective = making
 @pytest.mark.parametrize("stage", [NO_IMAGE, ALONE], ids=["main", "other"])
 def test_an_error_of_one_process_ends_all_and_is_said_once(workplace, tmp_path, stage: str):
     sentence = re.search(r'AsgError\("(.*)"\)', stage)[1]
-    began = time.monotonic()
     script = tmp_path / "staged.py"
     script.write_text(STAGED)
     done = launch([str(script), toy().to_json(), stage])
     assert done.returncode != 0 and "accuracy" not in done.stdout
     assert done.stderr.count(f"error: {sentence}") == 1, done.stderr
-    assert time.monotonic() - began < 60
     assert not list(workplace.results.rglob("*.jsonl"))
 
 
