@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.models import VGG, ResNet
 from torchvision.models.resnet import Bottleneck
 
-from asg import AsgError
+from asg import AsgError, dense_models
 from asg.config import make_config
 from asg.data import toy
 from asg.dense_models import DeepLabV2Head, DeepLabV3Head, DenseStudent, FCNHead, Upscore, build_dense, predict
@@ -540,6 +540,7 @@ def test_a_run_trains_the_heads_statistics_and_evaluates_with_what_they_have_bec
 ):
     """Also after a stop: a run that goes on ends with the same network, statistics included."""
     monkeypatch.setattr(segmentation, "imagenet_network", lambda config: (tiny_resnet(), NORMALISATION))
+    monkeypatch.setattr(dense_models, "WIDTH", 8)  # checkpoints are written at every step
     modes = []
     honest = segmentation.make_objective
 
