@@ -46,7 +46,7 @@ LEVELS = [
     ["asg_book.cli"],
 ]
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
-MOST_LINES = {"asg": 3500, "asg_book": 1600}
+MOST_LINES = {"asg": 4200, "asg_book": 2200}
 
 
 def module_name(path: Path) -> str:
