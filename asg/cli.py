@@ -2,17 +2,18 @@
 
 import csv
 import json
+import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 
-from asg import AsgError, models, own
-from asg.data.folder import opaque
-from asg.data.images import read_image, square
+from asg import AsgError, own, processes
+
+GRACE = 30.0  # seconds in which the launcher ends a process whose main process has failed, mostly of the same error
 
 app = typer.Typer(
     help="Automated Synthetic-to-Real Generalization: your own data, experiments, and the book.",
@@ -21,7 +22,7 @@ app = typer.Typer(
 )
 
 Settings = Annotated[list[str], typer.Option("--set", help="FIELD=VALUE, a RunConfig field; the value is JSON.")]
-Device = Annotated[str | None, typer.Option(help="cpu, or leave it to what the machine has.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; the best there is if not given.")]
 
 
 def parse_settings(settings: list[str]) -> dict:
@@ -73,29 +74,31 @@ def predict(
     model: Annotated[Path, typer.Argument(help="Folder that `asg train` wrote.")],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
 ) -> None:
-    """Class and probability of each image, as CSV. The image and its mirror are averaged."""
-    student, config, classes = models.load_model(model)
+    """Class of each image by the rule of the reported accuracy, and its mean softmax probability, as CSV."""
     writer = csv.writer(sys.stdout)
     writer.writerow(["image", "class", "probability"])
-    for path in images:
-        pixels = torch.from_numpy(square(opaque(read_image(path)), config.size).copy())  # (H, W, 3)
-        x = pixels.permute(2, 0, 1)[None]  # (1, 3, H, W)
-        with torch.inference_mode():
-            both = (student(x)[0].softmax(1) + student(x.flip(3))[0].softmax(1))[0] / 2
-        writer.writerow([path, classes[int(both.argmax())], f"{float(both.max()):.4f}"])
+    for path, name, probability in own.predict(model, images):
+        writer.writerow([path, name, f"{probability:.4f}"])
 
 
 def stop(*_: object) -> None:
     """End at once, with a sentence (typer would catch the KeyboardInterrupt and say nothing)."""
-    sys.exit("\nStopped. The same command goes on from the last checkpoint.")
+    sys.exit("\nStopped. The same command goes on from the last checkpoint." if processes.is_main() else 1)
 
 
 def main() -> None:
-    """Run the command; what the user can mend is one sentence, and a stop can be resumed."""
+    """Run the command; what the user can mend is one sentence, and a stop can be resumed.
+
+    Of several processes the main one prints. What ends another process alone is said by that one.
+    """
     signal.signal(signal.SIGINT, stop)
+    if not processes.is_main():
+        sys.stdout = Path(os.devnull).open("w")
     try:
         app(standalone_mode=True)
     except AsgError as error:
+        if not processes.is_main():
+            time.sleep(GRACE)
         sys.exit(f"error: {error}")
 
 

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from asg import AsgError
 
 Model = TypeVar("Model", bound=BaseModel)
+NAMED_WEIGHTS = ("pretrained", "random", "lite0", "lite1", "lite2")  # else a state-dict file
+PLACES = ("source", "target", "workers")  # fields of a run that say where its data lie and who reads them
 
 
 class Rendering(BaseModel):
@@ -100,6 +102,9 @@ class RunConfig(BaseModel):
         description="Benchmark that the run reads."
     )
     source: str | None = Field(None, description="Folder of synthetic class folders (data = folder).")
+    source_list: str | None = Field(
+        None, description="Which GTA5 images train: a list of names, or the authors' .mat; None: all (data = gta5)."
+    )
     target: str | None = Field(None, description="Folder of real class folders, only reported on.")
     rendering: Rendering = Field(Rendering(), strict=False, description="How the images of data = mini are composed.")
     size: int = Field(224, ge=32, description="Height and width of the network's input in pixels.")
@@ -118,6 +123,9 @@ class RunConfig(BaseModel):
     regulariser: Regulariser | None = Field(None, strict=False, description="A penalty beside or instead of it.")
     chunks: int | None = Field(None, ge=1, description="Pieces a side that dense guidance cuts a map into; None: 1.")
     cap: float | None = Field(None, gt=0, description="Most that λ · KL may be in segmentation; None: no limit.")
+    dense_head: Literal["deeplab-v3", "deeplab-v2"] | None = Field(
+        None, description="Task head of a ResNet in segmentation; None: deeplab-v3. Other backbones have an FCN."
+    )
     crop: int | None = Field(None, ge=32, description="Side of random crops in segmentation; None: whole images.")
     warmup: int = Field(100, ge=1, description="Steps of quadratic warm-up.")
     control: Control | None = Field(None, strict=False, description="A policy in place of the hand-tuned schedule.")
@@ -139,6 +147,10 @@ class RunConfig(BaseModel):
             raise ValueError("give exactly one of steps and epochs")
         if self.data == "folder" and not self.source:
             raise ValueError("data = folder needs source, a folder with one sub-folder of images per class")
+        if self.data != "gta5" and self.source_list:
+            raise ValueError("source_list is a list of GTA5 images, of data = gta5 only")
+        if self.data == "gta5" and self.adapt and self.adapt.half:
+            raise ValueError("data = gta5 adapts to Cityscapes train and reports on val: leave adapt.half out")
         return self
 
     def to_json(self) -> str:
@@ -146,11 +158,19 @@ class RunConfig(BaseModel):
         return json.dumps(self.model_dump(), sort_keys=True)
 
     def identity(self) -> str:
-        """Hash (12 hex digits) of everything but the seed: runs that share it are repetitions.
+        """Hash (12 hex digits) of every setting but the seed: runs that share it are repetitions.
 
-        A field that is None does not count, so that an optional field can be added and nothing is outdated.
+        Names of files and folders do not count, since what they hold is identified by itself, nor does the number of
+        loader workers. A field that is None does not count either, so that an optional field can be added and nothing
+        is outdated.
         """
-        given = self.model_dump(exclude={"seed"}, exclude_none=True)
+        given = self.model_dump(exclude={"seed", *PLACES, "control", "adapt"}, exclude_none=True)
+        if self.weights not in NAMED_WEIGHTS:
+            given["weights"] = "a file"
+        if self.control:
+            given["control"] = self.control.model_dump(exclude={"policy"}, exclude_none=True)
+        if self.adapt:
+            given["adapt"] = self.adapt.model_dump(exclude={"images"}, exclude_none=True)
         return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -6,14 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from asg.data.images import UNLABELLED
 
-def segmentation_loss(logits: Tensor, labels: Tensor, ignore: int = 255) -> Tensor:
+
+def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy over the labelled pixels of a batch, in nats; 0 where no pixel is labelled.
 
-    ``logits`` ``(N, C, H, W)``, integer ``labels`` ``(N, H, W)``; pixels labelled ``ignore`` do not count.
+    ``logits`` ``(N, C, H, W)``, integer ``labels`` ``(N, H, W)``; pixels labelled UNLABELLED do not count.
     """
-    total = F.cross_entropy(logits, labels.long(), ignore_index=ignore, reduction="sum")
-    return total / (labels != ignore).sum().clamp_min(1)
+    total = F.cross_entropy(logits, labels.long(), ignore_index=UNLABELLED, reduction="sum")
+    return total / (labels != UNLABELLED).sum().clamp_min(1)
 
 
 def cut(features: Tensor, chunks: int, side: int) -> Tensor:

@@ -6,19 +6,20 @@ import torch
 from torch import Tensor
 
 from asg import AsgError
+from asg.data.images import UNLABELLED
 
 
-def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int, ignore: int = 255) -> Tensor:
+def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Pixel counts ``(C, C)``, rows the truth and columns the prediction, int64; sum them over a whole set.
 
-    ``predicted`` and ``labels``: integers of one shape; pixels labelled ``ignore`` do not count.
+    ``predicted`` and ``labels``: integers of one shape; pixels labelled UNLABELLED do not count.
     """
-    labelled = labels != ignore
+    labelled = labels != UNLABELLED
     pairs = torch.stack((labels[labelled].long(), predicted[labelled].long()))  # (2, labelled pixels)
     if bool(((pairs < 0) | (pairs >= classes)).any()):
         raise AsgError(
-            f"A pixel's label or prediction is none of the classes 0 … {classes - 1} and its label is not {ignore}: "
-            "map the labels of the data set to the classes first."
+            f"A pixel's label or prediction is none of the classes 0 … {classes - 1} and its label is not "
+            f"{UNLABELLED}: map the labels of the data set to the classes first."
         )
     return torch.bincount(pairs[0] * classes + pairs[1], minlength=classes**2).view(classes, classes)  # (C²,) → (C, C)
 

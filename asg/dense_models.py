@@ -14,19 +14,21 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 from torchvision.models import VGG, ResNet
 from torchvision.models.resnet import Bottleneck
+from torchvision.models.segmentation.deeplabv3 import ASPP
 
 from asg import AsgError
 from asg.dense_losses import cut
 
 DILATIONS = (6, 12, 18, 24)  # of DeepLab-v2's head
+RATES, WIDTH = (12, 24, 36), 256  # dilations and channels of DeepLab-v3's, as CSG has it
 
 
 class DenseStudent(nn.Module):
     """``uint8 (N, 3, H, W)`` → (task logits ``(N, C, H, W)``, guidance map ``(N, D, h, w)``).
 
     The contract is that of :class:`asg.models.Student`: backbone and task head are trained, the kept head
-    is the frozen ImageNet classifier, BatchNorm and dropout stay in eval mode, pixels are normalised inside.
-    ``asg.models.layer_groups`` and ``drift`` apply as they are.
+    is the frozen ImageNet classifier, BatchNorm and dropout of the backbone stay in eval mode, pixels are normalised
+    inside. ``asg.models.layer_groups`` and ``drift`` apply as they are.
 
     ``backbone``: the stages in order (:func:`stages`); ``taps``: those whose maps the task head reads,
     coarse to fine; ``guide``: the one whose map the ImageNet classifier reads, averaged to ``side × side`` cells.
@@ -51,8 +53,13 @@ class DenseStudent(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> DenseStudent:
-        """Always eval: no statistics move and nothing is dropped, in training too."""
-        return super().train(False)
+        """Backbone and kept head stay in eval mode (departure 7); the task head, which is new, has the one asked for.
+
+        Only DeepLab-v3's head tells the modes apart: it has BatchNorms, whose statistics it must learn, and dropout.
+        """
+        super().train(False)
+        self.task_head.train(mode)
+        return self
 
     def maps(self, x: Tensor, last: str | None = None) -> dict[str, Tensor]:
         """The maps of ``taps`` and ``guide`` by name, of uint8 images ``(N, 3, H, W)``; none after stage ``last``."""
@@ -147,8 +154,8 @@ class FCNHead(nn.Module):
         return total
 
 
-class ASPPHead(nn.Module):
-    """DeepLab-v2's head: 3 × 3 convolutions of four dilations from one map to the classes, summed (departure 25).
+class DeepLabV2Head(nn.Module):
+    """3 × 3 convolutions of four dilations from one map to the classes, summed (departure 25).
 
     Weights start from N(0, 0.01²), biases at zero. Enlarged with corners aligned: a cell of a ResNet's
     map is centred on pixel 8i, not in the middle of pixels 8i … 8i + 7.
@@ -167,23 +174,74 @@ class ASPPHead(nn.Module):
         return F.interpolate(total, tuple(size), mode="bilinear", align_corners=True)
 
 
+class Dropout(nn.Module):
+    """Dropout ½ in training; a mask depends on the seed and the number of former ones, which is kept (departure 8)."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+        self.register_buffer("drawn", torch.zeros((), dtype=torch.long))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x``, or in train mode 2 · ``x`` or 0, each for half of its entries."""
+        if not self.training:
+            return x
+        generator = torch.Generator(x.device).manual_seed(self.seed * 1_000_003 + int(self.drawn))
+        self.drawn += 1
+        return 2 * x * torch.empty_like(x).bernoulli_(0.5, generator=generator)
+
+
+class DeepLabV3Head(nn.Module):
+    """CSG's head (departure 25): atrous spatial pyramid pooling of one map, then a 1 × 1 convolution to the classes.
+
+    The pyramid is torchvision's: a 1 × 1 and three dilated 3 × 3 convolutions and the pooled image, 256 channels each,
+    concatenated and projected to 256, with BatchNorm and ReLU after each, dropout ½ at last. In train mode
+    BatchNorm uses the statistics of the batch, and learns those that it uses in eval mode. torch's default start, from
+    ``generator``, whose seed is that of the dropout too. Enlarged as :class:`DeepLabV2Head` does.
+    """
+
+    def __init__(self, width: int, classes: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.pyramid, self.classifier = ASPP(width, RATES, WIDTH), nn.Conv2d(WIDTH, classes, 1)
+        self.pyramid.project[3] = Dropout(generator.initial_seed())  # torch's draws from the global generator
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                bound = layer.weight[0].numel() ** -0.5
+                for parameter in layer.parameters():
+                    nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+    def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """Logits ``(N, C, *size)`` of the one map ``(N, D, h, w)``; one image alone has no statistics to train on."""
+        if self.training and len(maps[0]) < 2:
+            raise AsgError("DeepLab-v3's head trains on two images a step on each device, or more: raise batch.")
+        scores = self.classifier(self.pyramid(maps[0]))  # (N, C, h, w)
+        return F.interpolate(scores, tuple(size), mode="bilinear", align_corners=True)
+
+
+HEADS = {"deeplab-v3": DeepLabV3Head, "deeplab-v2": DeepLabV2Head}
+
+
 def build_dense(
     network: nn.Module,
     normalisation: tuple[tuple[float, ...], tuple[float, ...]],
     classes: int,
     generator: torch.Generator,
+    head: str | None = None,
 ) -> DenseStudent:
     """The segmentation student of an ImageNet network, which it takes over; a new task head from ``generator``.
 
     - torchvision's VGG: FCN-8s, trained at once; groups conv1 … conv5, fc6-7 and head.
-    - torchvision's ResNet of bottlenecks (50, 101): DeepLab-v2 at output stride 8; groups conv1, bn1, layer1 …
-      layer4 and head.
+    - torchvision's ResNet of bottlenecks (50, 101): one of HEADS (None: the first) at output stride 8; groups conv1,
+      bn1, layer1 … layer4 and head. Under DeepLab-v3 the affine parameters of the blocks' BatchNorms are frozen.
     - timm's EfficientNet: FCN-8s's sum, unscaled and with fixed interpolation; groups as for classification.
     """
+    resnet = isinstance(network, ResNet) and isinstance(network.layer4[0], Bottleneck)
+    if head is not None and not resnet:
+        raise AsgError(f"The head {head} is of ResNets, not of {type(network).__name__}: leave dense_head out.")
     if isinstance(network, VGG):
         student = _fcn8s(network, normalisation, classes)
-    elif isinstance(network, ResNet) and isinstance(network.layer4[0], Bottleneck):
-        student = _deeplab(network, normalisation, classes, generator)
+    elif resnet:
+        student = _deeplab(network, normalisation, classes, generator, head or next(iter(HEADS)))
     elif isinstance(network, EfficientNet):
         student = _light_fcn(network, normalisation, classes)
     else:
@@ -222,15 +280,22 @@ def _fcn8s(network: VGG, normalisation: tuple, classes: int) -> DenseStudent:
     return DenseStudent(backbone, ("fc6-7", "conv4", "conv3"), "conv5", network.classifier, 7, head, normalisation)
 
 
-def _deeplab(network: ResNet, normalisation: tuple, classes: int, generator: torch.Generator) -> DenseStudent:
+def _deeplab(
+    network: ResNet, normalisation: tuple, classes: int, generator: torch.Generator, head: str
+) -> DenseStudent:
     """The last two layers dilate instead of halving, as torchvision's ``replace_stride_with_dilation`` does."""
     for layer, dilation in ((network.layer3, 2), (network.layer4, 4)):
         layer[0].conv2.stride = layer[0].downsample[0].stride = (1, 1)
         for k, block in enumerate(layer):
             block.conv2.dilation = block.conv2.padding = (dilation if k else dilation // 2,) * 2
+    if head == "deeplab-v3":
+        for block in (network.layer1, network.layer2, network.layer3, network.layer4):
+            for module in block.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.requires_grad_(False)
     backbone = nn.Sequential(OrderedDict(list(network.named_children())[:-2]))  # all but avgpool and fc
-    head = ASPPHead(network.fc.in_features, classes, generator)
-    return DenseStudent(backbone, ("layer4",), "layer4", network.fc, 1, head, normalisation)
+    task_head = HEADS[head](network.fc.in_features, classes, generator)
+    return DenseStudent(backbone, ("layer4",), "layer4", network.fc, 1, task_head, normalisation)
 
 
 def _light_fcn(network: EfficientNet, normalisation: tuple, classes: int) -> DenseStudent:

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from asg import AsgError
 from asg.config import RunConfig
 from asg.controllers import make_controller
-from asg.data import SEGMENTATION, data_root, read_domains, street, visda
+from asg.data import SEGMENTATION, data_root, read_domains, street, unlabelled, visda
 from asg.data.images import StepSampler, total_steps
 from asg.dense_models import DenseStudent
 from asg.models import Student, layer_groups
@@ -19,8 +19,23 @@ from asg.trainers import classification, segmentation
 from asg.trainers.loop import evaluation_steps
 from asg.trainers.self_training import base_of, round_config
 
-# Images to train on and to report on: Peng et al. 2017 (VisDA-17); Richter et al. 2016 (GTA5), Cordts et al. 2016.
-PUBLISHED = {"visda17": (152_397, 55_388, len(visda.CLASSES)), "gta5": (24_966, 500, len(street.CLASSES))}
+
+def _divided(train: int, others: int = 0) -> tuple[int, int]:
+    """Training and held-out images: every hundredth of the ``others``, or of the training images if there are none."""
+    held_out = len(range(0, others or train, visda.HELD_OUT))
+    return train if others else train - held_out, held_out
+
+
+# (training images, held-out images, photos), photos to adapt to, and classes, by benchmark and list of renders.
+# Peng et al. 2017 (VisDA-17); Richter et al. 2016 (GTA5 and its split); of the reference's list only its count is
+# known; Cordts et al. 2016 (Cityscapes: reported on val, adapted to train).
+RENDERS, PHOTOS, UNLABELLED_PHOTOS, STREET = 24_966, 500, 2_975, len(street.CLASSES)
+PUBLISHED = {
+    ("visda17", None): ((*_divided(152_397), 55_388), 55_388, len(visda.CLASSES)),
+    ("gta5", None): ((*_divided(RENDERS), PHOTOS), UNLABELLED_PHOTOS, STREET),
+    ("gta5", street.LIST): ((*_divided(12_403, RENDERS - 12_403), PHOTOS), UNLABELLED_PHOTOS, STREET),
+    ("gta5", street.SPLIT): ((*_divided(12_403, 6_382), PHOTOS), UNLABELLED_PHOTOS, STREET),
+}
 LISTS = {"visda17": "train/image_list.txt", "gta5": "images"}
 
 
@@ -30,6 +45,7 @@ class Plan:
 
     config: RunConfig
     images: tuple[int, int, int]  # training, held-out synthetic, photos
+    adapted: int  # photos that self-training labels, 0 without
     classes: int
     counted: str  # where images and classes come from
     groups: dict[str, int]  # trained parameters of each layer group
@@ -43,17 +59,19 @@ class Plan:
     seconds: dict[str, float]
 
 
-def count(config: RunConfig) -> tuple[tuple[int, int, int], int, str]:
-    """(training images, held-out images, photos), classes, and where they come from; decodes nothing."""
-    if config.data in PUBLISHED:
+def count(config: RunConfig) -> tuple[tuple[int, int, int], int, int, str]:
+    """(training images, held-out images, photos), photos to adapt to, classes, where they come from; decodes nothing.
+
+    Counts are the published ones where the renders, or the list that says which of them train, are not on disk.
+    """
+    if published := PUBLISHED.get((config.data, config.source_list)):
         root = Path(config.source or data_root() / config.data)
-        if not (root / LISTS[config.data]).exists():
-            renders, photos, classes = PUBLISHED[config.data]
-            held_out = len(range(0, renders, visda.HELD_OUT))
-            return (renders - held_out, held_out, photos), classes, "as published, not on disk"
+        if not all((root / name).exists() for name in (LISTS[config.data], config.source_list) if name):
+            sets, adapted, classes = published
+            return sets, adapted if config.adapt else 0, classes, "as published, not on disk"
     d = read_domains(config)
     sets = (len(d.source), len(d.validation), len(d.target) if d.target else 0)
-    return sets, len(d.source.classes), "counted in the data"
+    return sets, len(unlabelled(config)) if config.adapt else 0, len(d.source.classes), "counted in the data"
 
 
 def measure(student: Student | DenseStudent, config: RunConfig) -> tuple[int, int, int]:
@@ -98,7 +116,7 @@ def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
     """
     if not tflops > 0:
         raise AsgError(f"--tflops {tflops:g}: a throughput is above 0.")
-    (train, held_out, photos), classes, counted = count(config)
+    (train, held_out, photos), adapted, classes, counted = count(config)
     steps = len(StepSampler(train, config.batch, config.seed, 0, total_steps(config, train)))
     task, dense = base_of(config), config.data in SEGMENTATION
     student = task.build(config.model_copy(update={"weights": "random"}), classes).to("meta")
@@ -117,19 +135,21 @@ def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
     full = math.prod(segmentation.WINDOW) / config.crop**2 if config.data == "gta5" else 1  # of what a step sees
     each = full * (2 * seen if dense else seen + photos)  # kept answers beside the task's, or mirrored photos
     kept, one, second = 0 if dense or config.data == "toy" else train + seen, forward / config.batch, tflops * 1e12
-    adapting = {}
+    width, adapting = student.kept_head.in_features if not dense else 0, {}
+    energy = photos**2 * width  # operations of half a Gram matrix of features, at the last evaluation
     if how := config.adapt:  # a round: its steps, whose target half is labelled, two passes that label, two evaluations
-        a_round = round_config(config, 0, steps).steps * (both + forward / 2) + 2 * (full * photos + each) * one
+        learning = round_config(config, 0, steps).steps * (both + forward / 2)
+        a_round = learning + 2 * (full * adapted + each) * one + energy
         adapting = {"self-training": how.rounds * a_round / second}
     return Plan(
-        config, (train, held_out, photos), classes, counted, groups, getattr(controller, "parts", []),
+        config, (train, held_out, photos), adapted, classes, counted, groups, getattr(controller, "parts", []),
         steps, evaluations,
         {"weights": weights, "gradients": trained, "momentum": trained, "activations": activations},
         {"teacher cache": taught * outputs * (config.chunks or 1) ** 2, "evaluation cache": seen * outputs,
          "image cache": kept * config.size**2 * 3, "checkpoint": weights + trained},
         (one, float(both)), tflops,
         {"training": steps * both / second, "teacher": (taught + live) * one / second,
-         "evaluation": (full * seen + evaluations * each) * one / second, **adapting},
+         "evaluation": ((full * seen + evaluations * each) * one + energy) / second, **adapting},
     )  # fmt: skip
 
 
@@ -149,6 +169,7 @@ def report(plan: Plan) -> str:
             "resolved configuration",
             *(f"  {name:<18}{'-' if value is None else value}" for name, value in c.model_dump().items()),
             "  {:,} training images, {:,} held out, {:,} photos, ".format(*plan.images)
+            + (f"{plan.adapted:,} unlabelled ones to adapt to, " if c.adapt else "")
             + f"{plan.classes} classes ({plan.counted})",
             "\nlayer group             parameters   peak rate (a step; lr x factor)",
             *(f"  {name:<18}{size:>14,}   {rates[name]:g}" for name, size in plan.groups.items()),

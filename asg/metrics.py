@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torchmetrics.functional.classification import binary_calibration_error
 
+from asg import processes
 from asg.data.images import UNLABELLED, ImageSet
 
 BINS = 15  # of confidence, for the expected calibration error
+NEAR = 0.02  # squared distance, as a share of the squared norms: below it float32 differences lose two digits
 FLOOR = 1e-3  # least share that the product of heads gives a class, so that an unmapped class can win
 
 
@@ -63,12 +65,27 @@ def forward_all(
     device: torch.device,
     mirror: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Outputs of ``network`` for every image in order, on the CPU; of their mirror images if asked."""
-    outputs = []
-    for first in range(0, len(images), batch):
+    """Outputs of ``network`` for every image in order, on the CPU; of their mirror images if asked.
+
+    Several processes take the batches in turn, and each gets the outputs of all: the same as one process computes.
+    """
+    outputs = {}
+    for first in range(processes.index() * batch, len(images), processes.count() * batch):
         x = images.batch(range(first, min(first + batch, len(images)))).to(device)  # (N, 3, H, W)
-        outputs.append(tuple(o.float().cpu() for o in network(x.flip(3) if mirror else x)))
-    return tuple(torch.cat(column) for column in zip(*outputs, strict=True))
+        outputs[first] = tuple(o.float().cpu() for o in network(x.flip(3) if mirror else x))
+    everything = {first: columns for part in processes.gathered(outputs) for first, columns in part.items()}
+    return tuple(torch.cat(column) for column in zip(*(everything[k] for k in sorted(everything)), strict=True))
+
+
+def answers(plain: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
+    """The class of each image ``(N,)`` and how sure it is, from task logits ``(N, C)`` of image and mirror image.
+
+    The class is the arg max of the mean sigmoid (paper, section 4.1), its confidence the mean softmax probability of
+    that class. Where a mirror image is another thing, give the image's own logits twice.
+    """
+    predicted = ((plain.sigmoid() + mirrored.sigmoid()) / 2).argmax(1)
+    both = (plain.softmax(1) + mirrored.softmax(1)) / 2
+    return predicted, both.gather(1, predicted[:, None])[:, 0].clamp(0, 1)  # torchmetrics takes a rounded 1 for a logit
 
 
 def evaluate_photos(
@@ -84,17 +101,16 @@ def evaluate_photos(
     and of their mirrors; ``reference``: the ImageNet network's kept-head logits ``(N, K)``;
     ``mapping``: :func:`class_map` or None.
 
-    - ``accuracy``: arg max of the mean sigmoid of image and mirror (paper, section 4.1), mean per class.
+    - ``accuracy``: share of right :func:`answers`, mean per class.
     - ``agreement``: share of photos on which the kept head's top-1 is the ImageNet network's.
     - ``imagenet``: true top-1 of the kept head on photos that have an ImageNet class.
     - ``kept``: accuracy through the kept head and the class mapping.
     - ``product``: accuracy of the product of both heads' class probabilities (departure 9, ours).
-    - ``predicted``, ``confidence``: class of each photo and its mean softmax probability.
+    - ``predicted``, ``confidence``: the :func:`answers`.
     - ``ece``: expected calibration error :math:`\sum_b \frac{n_b}{N} |\mathrm{acc}_b - \mathrm{conf}_b|` of these.
     """
     count = len(photos.classes)
-    task = (plain[0].sigmoid() + mirrored[0].sigmoid()) / 2
-    predicted, top1 = task.argmax(1), plain[1].argmax(1)
+    (predicted, confidence), top1 = answers(plain[0], mirrored[0]), plain[1].argmax(1)
     per_class = accuracy_per_class(predicted, photos.labels, count)
     numbers = {
         "accuracy": float(per_class.nanmean()),
@@ -102,8 +118,6 @@ def evaluate_photos(
         "per_class": {c: float(a) for c, a in zip(photos.classes, per_class, strict=True) if not a.isnan()},
         "agreement": float((top1 == reference.argmax(1)).float().mean()),
     }
-    both = (plain[0].softmax(1) + mirrored[0].softmax(1)) / 2
-    confidence = both.gather(1, predicted[:, None])[:, 0].clamp(0, 1)  # torchmetrics takes a rounded 1 for a logit
     numbers |= {
         "predicted": predicted.tolist(),
         "confidence": [round(c, 4) for c in confidence.tolist()],
@@ -114,27 +128,57 @@ def evaluate_photos(
     if mapping is not None:
         kept = (plain[1].softmax(1) @ mapping + mirrored[1].softmax(1) @ mapping) / 2
         numbers["kept"] = mean_per_class(kept.argmax(1), photos.labels, count)
+        both = (plain[0].softmax(1) + mirrored[0].softmax(1)) / 2
         numbers["product"] = mean_per_class((both * (kept + FLOOR)).argmax(1), photos.labels, count)
     return numbers
 
 
-def hyperspherical_energy(features: Tensor, power: int, chunk: int = 1024) -> float:
-    r"""Mean energy of pairs of unit-length features; lower is more diverse (CSG, section 3.1).
+def hyperspherical_energy(features: Tensor, device: torch.device, block: int = 2048) -> tuple[float, float, float]:
+    r"""Mean energy of pairs of unit-length features at powers s = 0, 1, 2; lower is more diverse (CSG, section 3.1).
 
     .. math:: \frac{1}{N(N-1)} \sum_{i \ne j} \|\hat v_i - \hat v_j\|^{-s} \quad (s > 0), \qquad
-              \frac{1}{N(N-1)} \sum_{i \ne j} \log \|\hat v_i - \hat v_j\|^{-1} \quad (s = 0)
+              \frac{1}{N(N-1)} \sum_{i \ne j} \log \|\hat v_i - \hat v_j\|^{-2} \quad (s = 0)
 
-    ``features`` ``(N, D)``, ``power`` s. Pairs nearer than 10⁻³ count as that far apart, so that two
-    equal features do not make it infinite.
+    At s = 0 the printed formula has the exponent −1; the published values have −2, and so has this: twice the
+    formula (departure 29). Pairs nearer than 10⁻³ count as that far apart, so that two equal features do not make it
+    infinite; a feature of zeros has no direction and stays at the origin.
+
+    ``features`` ``(N, D)``, N > 1, in host memory. Squared distances come from one Gram matrix of the centred unit
+    features in float32, on ``device``, whose ``block`` × ``block`` pieces on and above the diagonal are made one
+    at a time: N²·D operations, and memory for a copy of the features and a piece. Where a row of a piece holds a pair
+    so near that the subtraction may have cost two digits, that row is computed again in float64 on the host.
     """
-    unit, count, total = normalize(features.double(), dim=1), len(features), 0.0
-    for first in range(0, count, chunk):
-        rows = unit[first : first + chunk]
-        squared = (2 - 2 * rows @ unit.T).clamp_min(1e-6)  # (chunk, N)
-        energy = -squared.log() / 2 if power == 0 else squared ** (-power / 2)
-        energy[torch.arange(len(rows)), torch.arange(first, first + len(rows))] = 0  # i = j
-        total += float(energy.sum())
-    return total / (count * (count - 1))
+    count, pieces = len(features), range(0, len(features), block)
+
+    def unit(first: int) -> Tensor:  # (B, D); float64
+        return normalize(features[first : first + block].double(), dim=1)
+
+    mean = sum(unit(first).sum(0) for first in pieces) / count
+    centred = torch.empty(features.shape, device=device)  # moves no distance; float32 loses fewer digits near 0
+    for first in pieces:
+        centred[first : first + block] = (unit(first) - mean).float()
+    norms = centred.square().sum(1)  # (N,)
+    energies = [0.0, -float(count), -float(count)]  # each image's distance from itself is set to 1 below
+    for first in pieces:
+        rows, ours = centred[first : first + block], norms[first : first + block, None]
+        for other in range(first, count, block):
+            theirs = norms[other : other + block]
+            squared = torch.addmm(theirs, rows, centred[other : other + block].T, alpha=-2).add_(ours)  # (B, B)
+            if other == first:
+                squared.fill_diagonal_(1.0)
+            near = (squared.amin(1) < NEAR * (ours[:, 0] + theirs.max())).nonzero()[:, 0]
+            if len(near):
+                a, b = unit(first)[near.cpu()], unit(other)
+                exact = a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T
+                squared[near] = exact.float().to(device)
+            if other == first:
+                squared.fill_diagonal_(1.0)
+            twice = 1 if other == first else 2  # a piece above the diagonal stands for the one below
+            inverse = squared.clamp_min_(1e-6).reciprocal()
+            energies[0] -= twice * float(squared.log_().sum())
+            energies[2] += twice * float(inverse.sum())
+            energies[1] += twice * float(inverse.sqrt_().sum())
+    return tuple(energy / (count * (count - 1)) for energy in energies)
 
 
 def linear_cka(a: Tensor, b: Tensor) -> float:

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from asg import AsgError
-from asg.config import RunConfig
+from asg.config import NAMED_WEIGHTS, RunConfig
 from asg.data import data_root, mini
 from asg.data.images import make_folder
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-LITES = ("lite0", "lite1", "lite2")  # in data/mini, by data_scripts/mini.py
+LITES = NAMED_WEIGHTS[2:]  # in data/mini, by data_scripts/mini.py
 LITE = ((127 / 255,) * 3, (128 / 255,) * 3)  # pixels are (x − 127) / 128 in the EfficientNet-Lite release
 
 
@@ -176,6 +176,8 @@ def build(config: RunConfig, classes: int) -> Student:
 def layer_groups(student: Student) -> dict[str, list[nn.Parameter]]:
     """Trained parameters by layer group, in the order of the network; the task head is last, ``head``.
 
+    Frozen parameters of the backbone belong to no group, and a group of nothing else does not exist.
+
     A group is a child of the backbone; a child that holds over four fifths of the parameters in
     several parts of its own is split into them. ResNets get the paper's groups: conv1, bn1, layer1 … layer4
     (departure 10).
@@ -189,7 +191,8 @@ def layer_groups(student: Student) -> dict[str, list[nn.Parameter]]:
         if large and isinstance(module, (nn.Sequential, nn.ModuleList)) and len(module) > 1:
             child = f"{child}.{rest[0]}"
         # timm calls what is left around the classifier "head" too (ConvNeXt: a LayerNorm)
-        groups.setdefault("backbone_head" if child == "head" else child, []).append(parameter)
+        if parameter.requires_grad:
+            groups.setdefault("backbone_head" if child == "head" else child, []).append(parameter)
     return {**groups, "head": list(student.task_head.parameters())}
 
 

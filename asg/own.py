@@ -2,15 +2,22 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from asg import AsgError, models, records
+import numpy as np
+import torch
+
+from asg import AsgError, models, processes, records
 from asg.config import RunConfig, make_config
-from asg.data.folder import scan
-from asg.data.images import make_folder
+from asg.data import mirrored
+from asg.data.folder import opaque, scan
+from asg.data.images import make_folder, read_image, square
+from asg.metrics import answers
 from asg.trainers import classification, self_training
+from asg.trainers.frozen import EVALUATION_BATCH
+from asg.trainers.loop import make_accelerator
 
 # What every run on own folders starts from.
 PROFILE = {
@@ -34,13 +41,18 @@ def model_of(source: Path, target: Path | None, out: Path, overrides: dict, devi
     """Train on folders (resumed if ``out`` holds a checkpoint), write model and report, return the result."""
     folders = {"source": str(source), "target": str(target) if target else None}
     config = make_config(PROFILE, folders, overrides)
-    with own_folder(out, config) as folder:
+    make_accelerator(config, device)  # the processes meet before the first thing that one does for all
+    with processes.held(own_folder(out, config)) as folder:
         result, student = classification.train(config, folder, device)
-        classes = tuple(sorted(p.name for p in source.iterdir() if p.is_dir() and not p.name.startswith(".")))
-        models.save_model(student, config, classes, folder)
-        records.write_text(folder / "report.json", json.dumps({**result, **records.provenance()}, indent=1))
-        records.write_text(folder / "report.md", report(result, config))
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+        def keep() -> None:
+            classes = tuple(sorted(p.name for p in source.iterdir() if p.is_dir() and not p.name.startswith(".")))
+            models.save_model(student, config, classes, folder)
+            records.write_text(folder / "report.json", json.dumps({**result, **records.provenance()}, indent=1))
+            records.write_text(folder / "report.md", report(result, config))
+            (folder / "checkpoint.pt").unlink(missing_ok=True)
+
+        processes.once(keep)
     return result
 
 
@@ -56,12 +68,33 @@ def adapt(
         raise AsgError(f"{source} has the classes {', '.join(found)}, and {model} knows {', '.join(classes)}.")
     how = {"images": str(target), **overrides}
     config = make_config(config.model_dump(), {"source": str(source), "target": None, "adapt": how})
-    with own_folder(out, config) as folder:
+    make_accelerator(config, device)
+    with processes.held(own_folder(out, config)) as folder:
         result, student = self_training.train(config, folder, start, device)
-        models.save_model(student, config.model_copy(update={"adapt": None}), classes, folder)
-        for part in folder.glob("round-*"):
-            shutil.rmtree(part)
+
+        def keep() -> None:
+            models.save_model(student, config.model_copy(update={"adapt": None}), classes, folder)
+            for part in folder.glob("round-*"):
+                shutil.rmtree(part)
+
+        processes.once(keep)
     return result, classes
+
+
+def predict(model: Path, images: Sequence[Path]) -> Iterator[tuple[Path, str, float]]:
+    """Each image with its class and that class's mean softmax probability: :func:`asg.metrics.answers`, as evaluated.
+
+    Raises :class:`AsgError` for a folder without a model and a file that is no image.
+    """
+    student, config, classes = models.load_model(model)
+    for first in range(0, len(images), EVALUATION_BATCH):
+        files = images[first : first + EVALUATION_BATCH]
+        pixels = np.stack([square(opaque(read_image(path)), config.size) for path in files])
+        x = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (N, 3, H, W)
+        with torch.inference_mode():
+            plain = student(x)[0]
+            chosen, sure = answers(plain, student(x.flip(3))[0] if mirrored(config) else plain)
+        yield from zip(files, (classes[i] for i in chosen.tolist()), sure.tolist(), strict=True)
 
 
 def report(result: dict, config: RunConfig) -> str:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asg import AsgError
-from asg.data.segmentation import IGNORE
+from asg.data.images import UNLABELLED
 from asg.dense_losses import segmentation_loss
 from asg.dense_metrics import confusion_matrix
 
@@ -29,7 +29,7 @@ def class_thresholds(confidence: Tensor, predicted: Tensor, classes: int, portio
     r"""Thresholds :math:`\lambda_c = e^{-k_c}`, ``(classes,)``, that the share ``portion`` of every class reaches.
 
     ``confidence`` ``(N,)``: the largest probability of each sample; ``predicted`` ``(N,)``: its class. λ_c is the
-    confidence at rank round(portion · n_c) (halves to even), sorted descending, among the n_c samples predicted as
+    confidence at rank ⌊portion · n_c⌋, sorted descending, among the n_c samples predicted as
     c. Samples that tie with it reach it too; with portion 1 all do. Where the rank is 0 (portion 0, a class never
     predicted or too rarely) λ_c is 1, its upper bound. Source: CBST, its algorithm for k_c.
     """
@@ -70,13 +70,13 @@ class ConfidenceHistograms:
 
 
 def hard_labels(probabilities: Tensor, thresholds: Tensor) -> Tensor:
-    r"""CBST's pseudo-labels: :math:`\arg\max_c p_c / \lambda_c` where that ratio is at least 1, else IGNORE (255).
+    r"""CBST's pseudo-labels: :math:`\arg\max_c p_c / \lambda_c` where that ratio is at least 1, else UNLABELLED.
 
     ``probabilities`` ``(N, C, ...)``, ``thresholds`` ``(C,)`` → long ``(N, ...)``. The class need not be the one
     predicted: dividing by λ favours classes that the network is less sure of.
     """
     ratio, labels = (probabilities / _along_classes(thresholds, probabilities)).max(1)
-    return labels.where(ratio >= 1, IGNORE)
+    return labels.where(ratio >= 1, UNLABELLED)
 
 
 def soft_labels(probabilities: Tensor, thresholds: Tensor, alpha: float) -> Tensor:
@@ -99,7 +99,7 @@ def self_training_loss(logits: Tensor, targets: Tensor) -> Tensor:
     ``(N, C, ...)``, told apart by their type.
     """
     if not targets.is_floating_point():
-        return segmentation_loss(logits, targets, IGNORE)
+        return segmentation_loss(logits, targets)
     return F.cross_entropy(logits, targets, reduction="sum") / (targets.sum(1) > 0).sum().clamp_min(1)
 
 
@@ -117,11 +117,11 @@ def selection_matrix(labels: Tensor, truth: Tensor, classes: int) -> Tensor:
     """Counts ``(C, C + 1)`` of :func:`hard_labels` against the truth; sum them over a whole set.
 
     Rows are the truth and columns the pseudo-labels; the last column is what was not selected. Pixels whose
-    truth is IGNORE do not count.
+    truth is UNLABELLED do not count.
     """
-    chosen = labels != IGNORE
-    left = confusion_matrix(torch.zeros_like(labels[~chosen]), truth[~chosen], classes, IGNORE)[:, :1]  # (C, 1)
-    return torch.cat((confusion_matrix(labels[chosen], truth[chosen], classes, IGNORE), left), 1)
+    chosen = labels != UNLABELLED
+    left = confusion_matrix(torch.zeros_like(labels[~chosen]), truth[~chosen], classes)[:, :1]  # (C, 1)
+    return torch.cat((confusion_matrix(labels[chosen], truth[chosen], classes), left), 1)
 
 
 def precision_per_class(matrix: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def _require_numbers(confidence: Tensor) -> None:
 def _ranks(counts: Tensor, portion: float) -> Tensor:
     if not 0 <= portion <= 1:
         raise AsgError(f"The portion of pseudo-labels is {portion}: choose a share from 0 to 1.")
-    return (portion * counts.double()).round().long()  # (C,)
+    return (portion * counts.double()).floor().long()  # (C,)
 
 
 def _along_classes(thresholds: Tensor, probabilities: Tensor) -> Tensor:

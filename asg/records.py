@@ -1,6 +1,5 @@
 """Results that outlive their run: what identifies them, where they lie, how they are written."""
 
-import ast
 import hashlib
 import json
 import os
@@ -8,8 +7,7 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
-from importlib.metadata import version
+from importlib.metadata import version as installed
 from pathlib import Path
 
 import torch
@@ -17,52 +15,16 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from asg import AsgError
-from asg.config import RunConfig, make_config
-from asg.controllers.chance import given_ratios
+from asg.config import NAMED_WEIGHTS, RunConfig, make_config
+from asg.controllers.chance import control_path, given_ratios
 from asg.controllers.learned import load_policy
-from asg.controllers.windows import policy_path
 from asg.data import read_domains
 from asg.data.images import make_folder
-from asg.models import LITES
+from asg.recipes import recipe_of, version
 
-FORMAT = 1  # raise when a record's fields change meaning
+FORMAT = 2  # raise when a record's fields change meaning
+FORMATS = (1, 2)  # all there ever were
 REPOSITORY = Path(__file__).parents[1]
-RECIPE = (  # but for config.py, whose values stand in the key themselves, and for what only says who is asked
-    "data/images.py",
-    "models.py",
-    "losses.py",
-    "metrics.py",
-    "controllers/base.py",
-    "controllers/hand_tuned.py",
-    "trainers/__init__.py",
-    "trainers/optimiser.py",
-    "trainers/loop.py",
-    "trainers/task.py",
-    "trainers/frozen.py",
-    "trainers/regularisers.py",
-    "trainers/classification.py",
-)
-CONTROLLERS = {  # what a controller adds to the recipe; the hand-tuned one is always there
-    "random": ("controllers/windows.py", "controllers/chance.py"),
-    "random once": ("controllers/windows.py", "controllers/chance.py"),
-    "fixed": ("controllers/windows.py", "controllers/chance.py"),
-    "learned": ("controllers/windows.py", "controllers/learned.py"),
-    "meta-training": ("controllers/windows.py", "controllers/chance.py", "controllers/learned.py", "reinforce.py"),
-}
-DENSE = (
-    "data/segmentation.py", "dense_models.py", "dense_losses.py", "dense_metrics.py", "trainers/segmentation.py",
-)  # fmt: skip
-ADAPTATION = ("pseudo_labels.py", "trainers/self_training.py")  # what self-training adds
-READERS = {  # what a benchmark adds
-    "toy": ("data/toy.py", "data/segmentation.py"),
-    "mini": ("data/mini.py",),
-    "digits": ("data/digits.py",),
-    "visda17": ("data/visda.py",),
-    "folder": ("data/folder.py",),
-    "toy-scenes": ("data/toy.py", *DENSE),
-    "scenes": ("data/mini.py", "data/scenes.py", *DENSE),
-    "gta5": ("data/street.py", *DENSE),
-}
 
 
 class Damaged(AsgError):
@@ -79,41 +41,13 @@ def runs_root() -> Path:
     return Path(os.environ.get("ASG_RUNS", REPOSITORY / "runs"))
 
 
-def _bare(node: object) -> str:
-    """A syntax tree as text, the same on every Python: no docstrings, no layout, no empty fields."""
-    if isinstance(node, list):
-        return f"[{', '.join(map(_bare, node))}]"
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = dict(ast.iter_fields(node))
-    match fields.get("body"):
-        case [ast.Expr(ast.Constant(str())), *rest]:
-            fields["body"] = rest
-    return f"{type(node).__name__}({', '.join(f'{k}={_bare(v)}' for k, v in fields.items() if v not in (None, []))})"
-
-
-@cache
-def recipe_hash(
-    data: str, controller: str | None = None, adapts: bool = False, package: Path = Path(__file__).parent
-) -> str:
-    """Hash (12 hex digits) of the code on the training path of benchmark ``data`` under a controller.
-
-    Comments, docstrings and layout do not count, nor do other benchmarks and controllers. Taken
-    once a process: code that is edited while a run goes on did not make that run.
-    """
-    digest = hashlib.sha256()
-    for part in (*RECIPE, *READERS[data], *CONTROLLERS.get(controller, ()), *(ADAPTATION if adapts else ())):
-        digest.update(_bare(ast.parse((package / part).read_text())).encode())
-    return digest.hexdigest()[:12]
-
-
 def files_hash(config: RunConfig) -> str:
     """What identifies the files that a run starts from: weights given by their path, a policy."""
-    weights = Path(config.weights)
-    files = [] if config.weights in ("pretrained", "random", *LITES) or not weights.exists() else [weights]
-    parts = [file.read_bytes() for file in files]
+    parts = []
+    if config.weights not in NAMED_WEIGHTS and (weights := Path(config.weights)).exists():  # else its reader says so
+        parts.append(weights.read_bytes())
     if config.control and config.control.kind == "learned":  # not the card, which holds times
-        policy, _ = load_policy(policy_path(config.control.policy))
+        policy, _ = load_policy(control_path(config.control))
         parts.append(
             b"".join([repr(policy.spec).encode(), *(p.numpy().tobytes() for p in policy.state_dict().values())])
         )
@@ -122,20 +56,23 @@ def files_hash(config: RunConfig) -> str:
     return "".join(hashlib.sha256(part).hexdigest()[:12] for part in parts)
 
 
-def recipe_of(config: RunConfig) -> str:
-    """:func:`recipe_hash` of what ``config`` trains with."""
-    return recipe_hash(config.data, config.control.kind if config.control else None, bool(config.adapt))
-
-
 def index_hash(config: RunConfig) -> str:
     """Hash (12 hex digits) of what identifies the benchmark's files; no image is read."""
     return read_domains(config).fingerprint
 
 
+def key_of(config: RunConfig, index: str) -> str:
+    """Hash (12 hex digits) of what makes a result: configuration without seed, data index, files, recipe.
+
+    Where the data lie, and how many processes read them, is no part of it.
+    """
+    parts = (config.identity(), index, files_hash(config), recipe_of(config))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+
 def run_key(config: RunConfig) -> str:
-    """Hash (12 hex digits) of configuration without seed, data index and recipe: what makes a result."""
-    parts = (config.identity(), index_hash(config), files_hash(config), recipe_of(config))
-    return hashlib.sha256("".join(parts).encode()).hexdigest()[:12]
+    """:func:`key_of` the data at hand."""
+    return key_of(config, index_hash(config))
 
 
 def records_path(config: RunConfig) -> Path:
@@ -143,8 +80,8 @@ def records_path(config: RunConfig) -> Path:
     return results_root() / config.profile / f"{run_key(config)}.jsonl"
 
 
-def read(path: Path) -> list[dict]:
-    """Every record of one file; an older format and a broken line are named in the error."""
+def read(path: Path, formats: tuple[int, ...] = (FORMAT,)) -> list[dict]:
+    """Every record of one file; one of another format than ``formats`` and a broken line are named in the error."""
     if not path.exists():
         return []
     records = []
@@ -155,31 +92,51 @@ def read(path: Path) -> list[dict]:
             record = None
         if not isinstance(record, dict):
             raise Damaged(f"{path}, line {number} is no record: remove the line and run it again.")
-        if record.get("format") != FORMAT:
+        if record.get("format") not in formats:
             raise AsgError(
                 f"{path}, line {number} has record format {record.get('format')}, this version reads {FORMAT}: "
-                "remove the file and run `asg reproduce`."
+                "`asg prune` removes it, `asg reproduce` makes it anew."
             )
         records.append(record)
     return records
 
 
-def is_current(path: Path) -> bool:
-    """Whether the code and the data at hand would keep their records under the name of this file.
+def is_current(record: dict) -> bool:
+    """Whether today's code and data would keep this record under its own key.
 
-    Raises :class:`Damaged` for a broken line: the other lines are for its owner to save.
+    Data that this machine lacks are taken at the record's word.
     """
     try:
-        config = make_config(read(path)[0]["config"])
-    except Damaged:
-        raise
-    except (AsgError, LookupError):  # another format, settings that are gone, an empty file
+        config = make_config(record["config"])
+        try:
+            index = index_hash(config)
+        except AsgError:
+            index = record["index"]
+        return record["format"] == FORMAT and record["key"] == key_of(config, index)
+    except (AsgError, LookupError):  # settings or a policy that are gone
         return False
-    return run_key(config) == path.stem
+
+
+def of_profile(profile: str) -> list[dict]:
+    """Every record of a profile, in the order of their keys and seeds."""
+    return [record for path in sorted((results_root() / profile).glob("*.jsonl")) for record in read(path)]
+
+
+def outdated(profile: str) -> list[tuple[Path, list[dict]]]:
+    """The files of a profile that hold records which are not current, with all their records."""
+    files = [(path, read(path, FORMATS)) for path in sorted((results_root() / profile).glob("*.jsonl"))]
+    return [(path, held) for path, held in files if not all(map(is_current, held))]
+
+
+def policy_is_there(config: RunConfig) -> bool:
+    """Whether the policy or search that a run names, if it does, has been made."""
+    return config.control is None or config.control.policy is None or control_path(config.control).exists()
 
 
 def find(config: RunConfig) -> dict | None:
-    """The record of this configuration and seed, if there is one."""
+    """The record of this configuration and seed, if there is one; of a policy that is not there, there is none."""
+    if not policy_is_there(config):
+        return None
     return next((r for r in read(records_path(config)) if r["seed"] == config.seed), None)
 
 
@@ -188,9 +145,16 @@ def append(config: RunConfig, record: dict) -> None:
     path = results_root() / config.profile / f"{record['key']}.jsonl"
     make_folder(path.parent)
     with FileLock(str(path.with_suffix(".lock"))):
-        kept = [r for r in read(path) if r["seed"] != config.seed]
-        rows = sorted([*kept, record], key=lambda r: r["seed"])
+        others = [r for r in read(path) if r["seed"] != config.seed]
+        write_rows(path, sorted([*others, record], key=lambda r: r["seed"]))
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """Replace the records of a file; of none, there is no file."""
+    if rows:
         write_text(path, "".join(json.dumps(r) + "\n" for r in rows))
+    else:
+        path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -227,16 +191,21 @@ def lock(folder: Path, wait: bool = False) -> Iterator[None]:
 @contextmanager
 def meta_folder(kind: str, meta: BaseModel) -> Iterator[Path]:
     """The folder of one meta-training or search, held by this process alone."""
-    made_of = meta.model_dump_json() + recipe_hash(meta.student.data, "meta-training")
+    made_of = meta.model_dump_json() + repr(meta_recipe(meta))
     folder = make_folder(runs_root() / f"{kind}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}")
     with lock(folder):
         yield folder
 
 
+def meta_recipe(meta: BaseModel) -> dict[str, int]:
+    """Part → version of all that makes a meta-training."""
+    return {**recipe_of(meta.student), "meta-training": version("meta-training")}
+
+
 def card(meta: BaseModel, **found: object) -> dict:
     """What is kept beside a policy or a search: how it was made, on what, and what came out."""
-    recipe, index = recipe_hash(meta.student.data, "meta-training"), index_hash(meta.student)
-    return {"meta": meta.model_dump(), "recipe": recipe, "index": index, **provenance(), **found}
+    made_of = {"meta": meta.model_dump(), "recipe": meta_recipe(meta), "index": index_hash(meta.student)}
+    return {**made_of, **provenance(), **found}
 
 
 def provenance() -> dict:
@@ -246,7 +215,7 @@ def provenance() -> dict:
     ).stdout.strip()
     packages = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
     return {
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in packages}},
+        "versions": {"python": platform.python_version(), **{p: installed(p) for p in packages}},
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": torch.backends.cpu.get_cpu_capability(),  # decides the last bits of a result on a CPU
         "commit": commit or None,

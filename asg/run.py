@@ -1,78 +1,150 @@
-"""From a configuration to its record: train once, keep the result, never twice."""
+"""From a configuration to its record and its network: train once, keep the result, never twice."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from asg import records
+from asg import AsgError, processes, records
 from asg.config import RunConfig
 from asg.data import read_domains
 from asg.data.images import make_folder
-from asg.models import load_weights
+from asg.recipes import recipe_of
 from asg.trainers import self_training
+from asg.trainers.loop import make_accelerator
+
+On = Callable[[dict], None]  # is told of every evaluation
+
+
+def run(config: RunConfig, fresh: bool = False, device: str | None = None, on_evaluation: On = lambda _: None) -> dict:
+    """The record of ``config``: read if it exists, else trained (or resumed) and written.
+
+    ``fresh`` trains from the start and returns the result without touching what is kept, so that it can be compared
+    with it. The record is the last thing that a run writes, after the network (:func:`trained`). Several processes
+    train one run together: the main one locks and writes, every one gets the record.
+    """
+    make_accelerator(config, device)  # the processes meet before the first thing that one does for all
+
+    def record() -> dict | None:
+        return None if fresh else records.find(config)
+
+    if found := processes.once(record):
+        return found
+    return _train(config, records.run_folder(config, fresh), record, fresh, device, on_evaluation)
 
 
 def trained(config: RunConfig, device: str | None = None) -> nn.Module:
-    """The network that a run ends with: trained once, then read from ``models/`` beside the runs."""
-    folder = records.runs_root() / "models" / f"{records.run_key(config)}-{config.seed}"
-    path, task = folder / "network.safetensors", self_training.base_of(config)
-    with records.lock(make_folder(folder), wait=True):
-        if not path.exists():
-            _, network = task.train(config, folder, device)
-            save_file({k: v.contiguous() for k, v in network.state_dict().items()}, path)
-            (folder / "checkpoint.pt").unlink()
-    start = config.model_copy(update={"weights": "random"})
-    network = task.build(start, len(read_domains(config).source.classes))
-    load_weights(network, path)
+    """The network that a run ends with, on the CPU: read where the run has kept it, else trained and kept.
+
+    Where the run is in progress elsewhere, its end is waited for. A run without a record gets it.
+    """
+    make_accelerator(config, device)
+    path = network_path(config)
+    if not processes.once(path.exists):
+        _train(config, _waited_folder(config), path.exists, False, device, lambda _: None)
+    processes.visible(path)
+    return read_network(config, path)
+
+
+def network_path(config: RunConfig) -> Path:
+    """Where the network of a run is kept, on this machine only: ``models/`` beside the runs.
+
+    Four bytes a parameter and buffer, for good: 22 MB for EfficientNet-Lite0, 175 MB for ResNet-101, 560 MB for FCN-8s
+    on VGG-16, times the runs. ``runs/models`` can be removed: what is asked for again is trained again.
+    """
+    return records.runs_root() / "models" / f"{records.run_key(config)}-{config.seed}.safetensors"
+
+
+def write_network(network: nn.Module, path: Path) -> None:
+    """Keep the state of ``network`` in ``path``, the whole of it or nothing."""
+    partial = make_folder(path.parent) / f".{path.name}.{os.getpid()}"
+    try:
+        save_file({name: value.cpu().contiguous() for name, value in network.state_dict().items()}, partial)
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:  # the second is its word for a full disk
+        partial.unlink(missing_ok=True)
+        raise AsgError(
+            f"The network cannot be kept in {path.parent} ({error}): free some space and run the same command again; "
+            "it goes on from the last checkpoint."
+        ) from None
+
+
+def read_network(config: RunConfig, path: Path) -> nn.Module:
+    """The network that :func:`write_network` kept of a run of ``config``."""
+    start = config.model_copy(update={"weights": "random"})  # all of them are about to be replaced
+    network = self_training.base_of(config).build(start, len(read_domains(config).source.classes))
+    try:
+        network.load_state_dict(load_file(path))
+    except Exception as error:  # safetensors and torch raise several kinds for a broken file
+        reason = str(error).splitlines()[0]
+        raise AsgError(f"The network {path} is damaged ({reason}): remove it, and its run is trained again.") from None
     return network
 
 
-def run(
-    config: RunConfig,
-    fresh: bool = False,
-    device: str | None = None,
-    on_evaluation: Callable[[dict], None] = lambda evaluation: None,
-) -> dict:
-    """The record of ``config``: read if it exists, else trained (or resumed) and written.
+@contextmanager
+def _waited_folder(config: RunConfig) -> Iterator[Path]:
+    """:func:`asg.records.run_folder`, but another process that holds it is waited for."""
+    folder = make_folder(records.runs_root() / records.run_key(config) / str(config.seed))
+    with records.lock(folder, wait=True):
+        yield folder
 
-    ``fresh`` trains from the start and returns the result without touching the kept records, so
-    that it can be compared with them. The record is the last thing that a run writes.
-    """
-    if not fresh and (kept := records.find(config)):
-        return kept
-    made_of = {  # before training: files and code may be edited while it runs
-        "key": records.run_key(config),
-        "index": records.index_hash(config),
-        "recipe": records.recipe_of(config),
-    }
-    if not fresh:
-        make_folder(records.records_path(config).parent)  # an unwritable place is said before the training
-    with records.run_folder(config, fresh) as folder:
-        if not fresh and (kept := records.find(config)):  # another process finished it in between
-            return kept
+
+def _train(
+    config: RunConfig,
+    held: AbstractContextManager[Path],
+    done: Callable[[], object],
+    fresh: bool,
+    device: str | None,
+    on_evaluation: On,
+) -> dict | None:
+    """Train in the folder ``held`` and keep network and record; what ``done`` gives if another process was faster."""
+
+    def identify() -> dict:
+        if not fresh:
+            make_folder(records.records_path(config).parent)  # an unwritable place is said before the training
+        return {  # before training: files and code may be edited while it runs
+            "key": records.run_key(config),
+            "index": records.index_hash(config),
+            "recipe": recipe_of(config),
+        }
+
+    made_of = processes.once(identify)
+    with processes.held(held) as folder:
+        if found := processes.once(done):
+            return found
         if fresh:
-            forget(folder)
+            processes.once(lambda: forget(folder))
         if config.adapt:
             start = trained(config.model_copy(update={"adapt": None}), device)
-            result, _ = self_training.train(config, folder, start, device, on_evaluation)
+            result, network = self_training.train(config, folder, start, device, on_evaluation)
         else:
-            result, _ = self_training.base_of(config).train(config, folder, device, on_evaluation)
-        record = {
-            "format": records.FORMAT,
-            **made_of,
-            "seed": config.seed,
-            "config": config.model_dump(),
-            **result,
-            **records.provenance(),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        if not fresh:
-            records.append(config, record)
-        forget(folder)
-    return record
+            result, network = self_training.base_of(config).train(config, folder, device, on_evaluation)
+
+        def keep() -> dict:
+            record = {
+                "format": records.FORMAT,
+                **made_of,
+                "seed": config.seed,
+                "config": config.model_dump(),
+                **result,
+                **records.provenance(),
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+            if not fresh:
+                write_network(network, network_path(config))
+                if records.find(config) is None:  # a network that was lost may have its record
+                    records.append(config, record)
+            forget(folder)
+            return record
+
+        return processes.once(keep)
 
 
 def forget(folder: Path) -> None:

@@ -20,7 +20,7 @@ from asg.config import RunConfig
 from asg.controllers.learned import Policy, Spec, save_policy
 from asg.data import read_domains
 from asg.trainers.self_training import base_of
-from asg_book.experiments import POLICIES, REPEATS, policy_config
+from asg_book.experiments import EPISODES, POLICIES, REPEATS, policy_config
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "book")))  # asg and asg_book
@@ -56,18 +56,19 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
 
 @pytest.fixture
 def untrained_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that holds every declared policy of the mini profile, untrained, and a search of each main one."""
+    """A folder that holds every declared policy of every profile, untrained, and a search of each main one."""
     folder = tmp_path / "policies"
     folder.mkdir()
     monkeypatch.setenv("ASG_POLICIES", str(folder))
-    for name in POLICIES:
-        meta = policy_config(name, "mini")
-        spec = Spec(meta.groups, meta.actions, meta.statistics, meta.normalised)
-        policy = Policy(spec, torch.Generator().manual_seed(meta.seed))
-        save_policy(policy, {}, folder / f"mini-{name}.safetensors")
-    for name in REPEATS:
-        trials = [{"ratios": {str(k): k / 10 for k in range(7)}}]
-        (folder / f"mini-{name}-search.json").write_text(json.dumps({"trials": trials}))
+    for profile in EPISODES:
+        for name in POLICIES:
+            meta = policy_config(name, profile)
+            spec = Spec(meta.groups, meta.actions, meta.statistics, meta.normalised)
+            policy = Policy(spec, torch.Generator().manual_seed(meta.seed))
+            save_policy(policy, {}, folder / f"{profile}-{name}.safetensors")
+        for name in REPEATS:
+            trials = [{"ratios": {str(k): k / 10 for k in range(policy_config(name, profile).groups)}}]
+            (folder / f"{profile}-{name}-search.json").write_text(json.dumps({"trials": trials}))
     return folder
 
 

@@ -445,7 +445,7 @@ def test_labels_per_class_add_up_the_seeds():
 
 def test_fates_follow_the_labels_of_the_first_round_to_the_end():
     start = {"predicted": [0, 0, 1, 1]}
-    first = {"predicted": [0, 0, 1, 1], "pseudo": [0, 1, 255, 1]}
+    first = {"predicted": [0, 0, 1, 1], "pseudo": [0, 1, -1, 1]}
     end = {"predicted": [0, 1, 0, 0], "pseudo": [0, 1, 1, 1]}
     table = fates({"arm": [adapted(0, start, first, end)], "none": []}, [0, 0, 0, 1])
     assert table.columns.tolist() == ["of the photos", "answered as labelled", "right before", "right after"]

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from asg import AsgError, models, records
+from asg import AsgError, models, own, records
 from asg.cli import main, parse_settings
+from asg.config import make_config
+from asg.data import mirrored, read_domains
 from asg.data.folder import opaque
 from asg.data.images import read_image, square
+from asg.metrics import forward_all
 from asg.own import model_of
-from asg_book import pages
+from asg.recipes import RECIPES
+from asg.trainers.classification import make_evaluation
 from asg_book.cli import app, train_missing
-from asg_book.experiments import get
+from asg_book.experiments import PROFILES, get
 
 TINY = {"size": 32, "backbone": "timm:test_efficientnet", "weights": "random", "head_width": 8, "steps": 6,
         "batch": 4, "warmup": 2, "evaluations": 2, "threads": 1}  # fmt: skip
@@ -58,19 +65,57 @@ def test_reproduce_trains_what_is_missing_and_then_nothing(workplace) -> None:
     assert "1 of 1 runs have a current record; 0 to train" in CliRunner().invoke(app, arguments).output
 
 
-def test_reproduce_removes_what_is_outdated_and_nothing_else(workplace, monkeypatch) -> None:
-    """A record of settings that no experiment declares stays as long as its code and data do."""
+def outdate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RECIPES, "hand-tuned", (*RECIPES["hand-tuned"], "numbers change"))
+
+
+def test_reproduce_removes_nothing(workplace, monkeypatch) -> None:
+    """Whatever lies there: outdated records of other experiments and of its own, of settings that nobody declares."""
+    for arguments in (["run", "oracle"], ["run", "lambda", "--arm", "0.1", "--seed", "0"]):
+        CliRunner().invoke(app, [*arguments, "--profile", "toy"])
     CliRunner().invoke(app, ["run", "oracle", "--profile", "toy", "--set", "size=40"])
-    (own,) = workplace.results.rglob("*.jsonl")
-    (own.parent / f"{'0' * 12}.jsonl").write_text(own.read_text())
-    (own.parent / f"{'1' * 12}.jsonl").write_text('{"format": 0}\n')
+    (workplace.results / "toy" / f"{'1' * 12}.jsonl").write_text('{"format": 1, "seed": 0}\n')
+    before = {path: path.read_bytes() for path in workplace.results.rglob("*.jsonl")}
+    outdate(monkeypatch)
     arguments = ["reproduce", "--experiment", "oracle", "--profile", "toy", "--jobs", "1"]
-    printed = CliRunner().invoke(app, arguments).output
-    assert own.exists() and printed.count("outdated") == 2
-    assert len(list(workplace.results.rglob("*.jsonl"))) == 2
-    monkeypatch.setattr(records, "recipe_hash", lambda *_: "edited")
-    assert CliRunner().invoke(app, arguments).output.count("outdated") == 2
-    assert not own.exists()
+    assert "0 of 1 runs have a current record; 1 to train" in CliRunner().invoke(app, arguments).output
+    after = {path: path.read_bytes() for path in workplace.results.rglob("*.jsonl")}
+    assert len(before) == 4 and before.items() <= after.items()
+
+
+@pytest.mark.parametrize(("answer", "removed"), [("n\n", False), ("y\n", True)])
+def test_prune_lists_what_is_outdated_and_asks(workplace, monkeypatch, answer, removed) -> None:
+    """Of a file with a current and an outdated record the current one stays."""
+    for seed in ("0", "1"):
+        CliRunner().invoke(app, ["run", "lambda", "--arm", "0.1", "--seed", seed, "--profile", "toy"])
+    (path,) = workplace.results.rglob("*.jsonl")
+    arguments = ["prune", "--profile", "toy"]
+    assert "Every record in" in CliRunner().invoke(app, arguments).output
+    first, second = path.read_text().splitlines(keepends=True)
+    path.write_text(whole := first + second.replace('"key": "', '"key": "0'))
+    (path.parent / "old.jsonl").write_text('{"format": 1, "seed": 7}\n')
+    printed = CliRunner().invoke(app, arguments, input=answer).output
+    assert f"{path.name}, seed 1: toy" in printed and "old.jsonl, seed 7" in printed and "seed 0" not in printed
+    assert "Remove these 2 outdated records?" in printed
+    assert path.read_text() == (first if removed else whole)
+    assert (path.parent / "old.jsonl").exists() != removed
+
+
+def test_verify_vouches_for_records_and_names_those_it_cannot(workplace, monkeypatch) -> None:
+    for arm in ("0", "0.1"):
+        CliRunner().invoke(app, ["run", "lambda", "--arm", arm, "--seed", "0", "--profile", "toy"])
+    arguments = ["verify", "--profile", "toy", "--jobs", "1"]
+    sampled = CliRunner().invoke(app, arguments)
+    assert sampled.exit_code == 0 and "today's code vouches for 2 of 2 records" in sampled.output, sampled.output
+    path = sorted(workplace.results.rglob("*.jsonl"))[0]
+    record = json.loads(path.read_text())
+    record["first_losses"][2]["task"] += 0.01
+    path.write_text(json.dumps(record) + "\n")
+    result = CliRunner().invoke(app, [*arguments, "--all"])
+    assert "vouches for 1 of 2 records" in result.output and f"{path.stem} seed 0: step[2].task is" in result.output
+    assert isinstance(result.exception, AsgError) and "raise a version in asg/recipes.py" in str(result.exception)
+    other = CliRunner().invoke(app, [*arguments, "--experiment", "oracle"])
+    assert "vouches for 0 of 0 records" in other.output
 
 
 def test_reproduce_keeps_a_file_with_a_broken_line(workplace) -> None:
@@ -111,10 +156,10 @@ def test_run_trains_an_arm_with_each_repeated_policy_and_says_which(workplace, u
 
 
 def test_reproduce_says_which_policy_is_not_trained(workplace, untrained_policies, capsys) -> None:
-    (untrained_policies / "mini-loss.safetensors").unlink()
+    (untrained_policies / "toy-loss.safetensors").unlink()
     config = get("rewards").config("toy", "loss", 0)
-    assert pages.recorded(config) is None and not train_missing("rewards", "loss", config)
-    assert "mini-loss.safetensors is missing: `asg policy train` makes one" in capsys.readouterr().err
+    assert records.find(config) is None and not train_missing("rewards", "loss", config)
+    assert "toy-loss.safetensors is missing: `asg policy train` makes one" in capsys.readouterr().err
 
 
 def test_what_the_user_can_mend_is_one_sentence(monkeypatch: pytest.MonkeyPatch, workplace) -> None:
@@ -137,15 +182,73 @@ def test_a_model_of_own_folders_predicts_the_same_in_a_new_process(workplace, im
         [torch.from_numpy(square(opaque(read_image(p)), config.size).copy()).permute(2, 0, 1) for p in photos]
     )
     with torch.inference_mode():
-        here = (student(x)[0].softmax(1) + student(x.flip(3))[0].softmax(1)) / 2
+        plain, mirrored = student(x)[0], student(x.flip(3))[0]
+    chosen = (plain.sigmoid() + mirrored.sigmoid()).argmax(1).tolist()
+    both = (plain.softmax(1) + mirrored.softmax(1)) / 2
+    sure = both[range(len(photos)), chosen].tolist()
     command = [sys.executable, "-m", "asg.cli", "predict", str(out), *map(str, photos)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rows = list(csv.DictReader(io.StringIO(printed)))
-    assert [r["class"] for r in rows] == [classes[int(i)] for i in here.argmax(1)]
-    assert [float(r["probability"]) for r in rows] == pytest.approx(here.max(1).values.tolist(), abs=1e-4)
+    assert [r["class"] for r in rows] == [classes[k] for k in chosen]
+    assert [float(r["probability"]) for r in rows] == pytest.approx(sure, abs=1e-4)
 
     state = load_file(out / "model.safetensors")  # plain safetensors, without the package
     assert torch.equal(state["task_head.0.weight"], student.task_head[0].weight)
+
+
+def divided(out: Path) -> None:
+    """Give a saved model a task head on whose answers sigmoid and softmax differ, for the image and its mirror."""
+    state = load_file(out / "model.safetensors")
+    generator = torch.Generator().manual_seed(4)
+    for name in ("task_head.0.weight", "task_head.2.weight"):
+        state[name] = torch.randn(state[name].shape, generator=generator)
+    save_file(state, out / "model.safetensors")
+
+
+@pytest.mark.parametrize("batch", [64, 3])
+def test_predict_on_the_target_folder_repeats_the_evaluation(workplace, image_folders, monkeypatch, batch) -> None:
+    """Class by class and probability by probability what ``final`` holds, also in batches that do not divide."""
+    out, target = workplace.data / "model", image_folders.target
+    final = model_of(image_folders.source, target, out, TINY, "cpu")["final"]
+    monkeypatch.setattr(own, "EVALUATION_BATCH", batch)
+    _, config, classes = models.load_model(out)
+    photos = [Path(name) for name in read_domains(config).target.names]
+    assert sorted(photos) == sorted(target.rglob("*.png"))
+    printed = CliRunner().invoke(app, ["predict", str(out), *map(str, photos)], catch_exceptions=False).stdout
+    rows = list(csv.DictReader(io.StringIO(printed)))
+    assert [row["image"] for row in rows] == list(map(str, photos))
+    assert [classes.index(row["class"]) for row in rows] == final["predicted"]
+    assert [float(row["probability"]) for row in rows] == pytest.approx(final["confidence"], abs=1.1e-4)
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_predict_and_the_evaluation_answer_alike_where_their_former_rules_differed(
+    workplace, image_folders, monkeypatch, mirror: bool
+) -> None:
+    """A head on which the mean softmax, or the image alone, would name other classes than the mean sigmoid does."""
+    out = workplace.data / "model"
+    model_of(image_folders.source, image_folders.target, out, TINY, "cpu")
+    divided(out)
+    student, config, classes = models.load_model(out)
+    monkeypatch.setattr(own, "mirrored", lambda config: mirror)
+    domains = replace(read_domains(config), mirror=mirror)
+    cpu = torch.device("cpu")
+    plain, other = (forward_all(student, domains.target, 64, cpu, mirror=m)[0] for m in (False, True))
+    assert not torch.equal(
+        (plain.sigmoid() + other.sigmoid()).argmax(1), (plain.softmax(1) + other.softmax(1)).argmax(1)
+    )
+    assert not torch.equal((plain.sigmoid() + other.sigmoid()).argmax(1), plain.sigmoid().argmax(1))
+    expected = make_evaluation(student, domains, config, cpu)(student)
+    rows = list(own.predict(out, [Path(name) for name in domains.target.names]))
+    assert [classes.index(name) for _, name, _ in rows] == expected["predicted"]
+    assert [p for _, _, p in rows] == pytest.approx(expected["confidence"], abs=6e-5)
+
+
+@pytest.mark.parametrize("data", ["toy", "digits", "folder"])
+def test_whether_mirrors_count_is_known_without_the_data(image_folders, data: str) -> None:
+    folders = {"source": str(image_folders.source)} if data == "folder" else {}
+    config = make_config(PROFILES["toy"], {"data": data, **folders})
+    assert mirrored(config) == read_domains(config).mirror == (data != "digits")
 
 
 def test_an_unfinished_run_of_other_settings_is_not_continued(workplace, image_folders) -> None:

@@ -7,11 +7,10 @@ import torch
 from torch import nn
 from torch.distributions import Categorical, kl_divergence
 
+from asg.data.images import UNLABELLED
 from asg.dense_losses import capped_weight, cut, segmentation_loss
 from asg.dense_models import DenseStudent, FCNHead
 from asg.losses import proxy_guidance
-
-IGNORED = 255
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -19,10 +18,10 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def some_labels(classes: int, seed: int = 1) -> torch.Tensor:
-    """uint8 labels of two images of 5 × 6, a third of them ignored."""
+    """int16 labels of two images of 5 × 6, a third of them ignored."""
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, classes, (2, 5, 6), generator=generator, dtype=torch.uint8)
-    return labels.masked_fill(torch.rand(2, 5, 6, generator=generator) < 1 / 3, IGNORED)
+    labels = torch.randint(0, classes, (2, 5, 6), generator=generator, dtype=torch.int16)
+    return labels.masked_fill(torch.rand(2, 5, 6, generator=generator) < 1 / 3, UNLABELLED)
 
 
 # --- segmentation loss --------------------------------------------------------------------------------------------
@@ -34,7 +33,7 @@ def test_segmentation_loss_is_the_loop_over_labelled_pixels():
     for n in range(2):
         for i in range(5):
             for j in range(6):
-                if (label := int(labels[n, i, j])) != IGNORED:
+                if (label := int(labels[n, i, j])) != UNLABELLED:
                     scores = logits[n, :, i, j].tolist()
                     terms.append(math.log(sum(math.exp(s) for s in scores)) - scores[label])
     assert 0 < len(terms) < 60
@@ -44,7 +43,7 @@ def test_segmentation_loss_is_the_loop_over_labelled_pixels():
 def test_segmentation_loss_weighs_every_labelled_pixel_alike_whatever_its_image():
     """One image has a single labelled pixel, the other all 30: the mean is over 31 pixels, not over two images."""
     labels = torch.zeros(2, 5, 6, dtype=torch.long)
-    labels[0] = IGNORED
+    labels[0] = UNLABELLED
     labels[0, 2, 3] = 1
     logits = torch.zeros(2, 2, 5, 6)
     logits[:, 0] = 10.0  # loss 10 + log(1 + e⁻¹⁰) on class 1, log(1 + e⁻¹⁰) on class 0
@@ -57,7 +56,7 @@ def test_segmentation_loss_of_equal_logits_is_log_of_the_number_of_classes():
 
 def test_segmentation_loss_of_a_batch_without_labels_is_zero_with_zero_gradient():
     logits = random(2, 4, 5, 6).requires_grad_()
-    loss = segmentation_loss(logits, torch.full((2, 5, 6), IGNORED))
+    loss = segmentation_loss(logits, torch.full((2, 5, 6), UNLABELLED))
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert torch.equal(logits.grad, torch.zeros_like(logits))
@@ -67,7 +66,20 @@ def test_segmentation_loss_has_the_gradient_of_finite_differences_and_none_at_ig
     logits, labels = random(2, 3, 5, 6).requires_grad_(), some_labels(3)
     assert torch.autograd.gradcheck(lambda x: segmentation_loss(x, labels), logits)
     segmentation_loss(logits, labels).backward()
-    assert torch.equal(logits.grad.abs().sum(1) == 0, labels == IGNORED)
+    assert torch.equal(logits.grad.abs().sum(1) == 0, labels == UNLABELLED)
+
+
+def test_of_300_classes_number_255_is_learned_like_any_other():
+    """At equal logits the loss is log 300, and its gradient 1/300 less the label, over the two labelled pixels."""
+    logits = torch.zeros(1, 300, 1, 3, requires_grad=True)
+    loss = segmentation_loss(logits, torch.tensor([[[255, UNLABELLED, 299]]], dtype=torch.int16))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(math.log(300))
+    expected = torch.full((300, 3), 1 / 600)
+    expected[255, 0] -= 1 / 2
+    expected[299, 2] -= 1 / 2
+    expected[:, 1] = 0
+    torch.testing.assert_close(logits.grad[0, :, 0], expected)
 
 
 # --- pieces of a map ----------------------------------------------------------------------------------------------
@@ -134,7 +146,7 @@ def tiny(side: int, seed: int = 0) -> DenseStudent:
 
 def images(seed: int = 7) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (2, 3, 64, 96), generator=generator, dtype=torch.uint8)
+    return torch.randint(0, 256, (2, 3, 64, 96), generator=generator, dtype=torch.int16)
 
 
 FORMS = pytest.mark.parametrize(("side", "chunks"), [(1, 1), (7, 1), (1, 2), (2, 2)])

@@ -14,8 +14,10 @@ from torchvision.models.resnet import Bottleneck
 
 from asg import AsgError
 from asg.config import make_config
-from asg.dense_models import ASPPHead, DenseStudent, FCNHead, Upscore, build_dense, predict
+from asg.data import toy
+from asg.dense_models import DeepLabV2Head, DeepLabV3Head, DenseStudent, FCNHead, Upscore, build_dense, predict
 from asg.models import build, drift, layer_groups
+from asg.trainers import loop, segmentation
 from asg_book.experiments import PROFILES
 
 NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -58,12 +60,17 @@ def drawn(network: nn.Module, seed: int) -> nn.Module:
     return network.eval()
 
 
-NETWORKS = {"FCN-8s": tiny_vgg, "DeepLab": tiny_resnet, "light FCN": tiny_efficientnet}
+NETWORKS = {
+    "FCN-8s": tiny_vgg, "DeepLab": tiny_resnet, "DeepLab-v2": tiny_resnet, "light FCN": tiny_efficientnet,
+}  # fmt: skip
 KINDS = pytest.mark.parametrize("kind", NETWORKS)
+DEEPLABS = pytest.mark.parametrize("kind", ["DeepLab", "DeepLab-v2"])
+HEAD = {"DeepLab-v2": "deeplab-v2"}
 
 
 def student_of(kind: str, seed: int = 0) -> DenseStudent:
-    return build_dense(NETWORKS[kind](), NORMALISATION, CLASSES, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return build_dense(NETWORKS[kind](), NORMALISATION, CLASSES, generator, HEAD.get(kind))
 
 
 def pixels(height: int = 64, width: int = 96, n: int = 2, seed: int = 0) -> torch.Tensor:
@@ -80,7 +87,7 @@ def with_random_scores(student: DenseStudent) -> DenseStudent:
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
         for name, parameter in student.task_head.named_parameters():
-            if name.startswith(("score", "branches")):
+            if name.startswith(("score", "branches", "classifier")):
                 parameter.normal_(0, 1, generator=generator)
     return student
 
@@ -94,7 +101,7 @@ def test_logits_have_the_size_of_the_image_odd_or_even(kind: str, size: tuple[in
     with torch.inference_mode():
         logits, features = with_random_scores(student_of(kind))(pixels(*size))
     assert logits.shape == (2, CLASSES, *size)
-    stride = 8 if kind == "DeepLab" else 32
+    stride = 8 if "DeepLab" in kind else 32
     assert features.shape[2:] == tuple(-(-side // stride) for side in size)
     assert float(logits.std()) > 0
 
@@ -103,10 +110,10 @@ def counts(student: DenseStudent) -> dict[str, int]:
     return {name: sum(p.numel() for p in group) for name, group in layer_groups(student).items()}
 
 
-def on_meta(name: str) -> tuple[DenseStudent, nn.Module]:
+def on_meta(name: str, head: str | None = None, classes: int = 19) -> tuple[DenseStudent, nn.Module]:
     with torch.device("meta"):
         network = torchvision.models.get_model(name)
-        return build_dense(network, NORMALISATION, 19, None), torchvision.models.get_model(name)
+        return build_dense(network, NORMALISATION, classes, torch.Generator(), head), torchvision.models.get_model(name)
 
 
 def test_fcn_8s_of_vgg_16_has_the_papers_groups_with_the_architectures_counts():
@@ -125,13 +132,34 @@ def test_fcn_8s_of_vgg_16_has_the_papers_groups_with_the_architectures_counts():
 
 
 @pytest.mark.parametrize(("name", "published"), [("resnet50", 25_557_032), ("resnet101", 44_549_160)])
-def test_deeplab_has_the_papers_groups_with_the_libraries_counts(name: str, published: int):
-    student, network = on_meta(name)
+def test_deeplab_v2_has_the_papers_groups_with_the_libraries_counts(name: str, published: int):
+    student, network = on_meta(name, "deeplab-v2")
     groups = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
     expected = {group: sum(p.numel() for p in getattr(network, group).parameters()) for group in groups}
     assert sum(expected.values()) == published - 2048 * 1000 - 1000
     assert counts(student) == {**expected, "head": 4 * (2048 * 9 * 19 + 19)}
     assert list(counts(student)) == [*groups, "head"]
+
+
+@pytest.mark.parametrize(("name", "published"), [("resnet50", 42_004_074), ("resnet101", 60_996_202)])
+def test_deeplab_has_the_published_number_of_parameters(name: str, published: int):
+    """torchvision's DeepLab-v3 of 21 classes has more: an auxiliary FCN head and one 3 × 3 convolution of 256 channels."""
+    student, _ = on_meta(name, classes=21)
+    auxiliary = 1024 * 256 * 9 + 2 * 256 + 256 * 21 + 21
+    ours = sum(p.numel() for part in (student.backbone, student.task_head) for p in part.parameters())
+    assert ours == published - auxiliary - (256 * 256 * 9 + 2 * 256)
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("resnet50", (3, 4, 6, 3)), ("resnet101", (3, 4, 23, 3))])
+def test_deeplab_trains_the_papers_groups_less_the_affine_parameters_of_the_blocks(name: str, blocks: tuple):
+    student, network = on_meta(name)
+    expected = {"conv1": 3 * 64 * 49, "bn1": 2 * 64}
+    for stage, (count, width) in enumerate(zip(blocks, (64, 128, 256, 512), strict=True), 1):
+        every = sum(p.numel() for p in getattr(network, f"layer{stage}").parameters())
+        expected[f"layer{stage}"] = every - count * 2 * (width + width + 4 * width) - 2 * 4 * width  # + the shortcut's
+    head = 2048 * 256 * (1 + 3 * 9 + 1) + 5 * 256 * 256 + 6 * 2 * 256 + 256 * 19 + 19
+    assert counts(student) == {**expected, "head": head}
+    assert list(counts(student)) == ["conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "head"]
 
 
 def test_the_light_fcn_has_the_classification_students_groups():
@@ -152,7 +180,10 @@ def test_the_groups_hold_every_trained_parameter_once_and_end_in_the_layer_the_p
     assert {id(p) for p in grouped} == {id(p) for p in student.parameters() if p.requires_grad}
     assert list(groups)[-1] == "head"
     last = next(p for p in reversed(groups["head"]) if p.dim() > 1)
-    shapes = {"FCN-8s": (CLASSES, CLASSES, 16, 16), "DeepLab": (CLASSES, 2048, 3, 3), "light FCN": (CLASSES, 32, 1, 1)}
+    shapes = {
+        "FCN-8s": (CLASSES, CLASSES, 16, 16), "DeepLab": (CLASSES, 256, 1, 1), "DeepLab-v2": (CLASSES, 2048, 3, 3),
+        "light FCN": (CLASSES, 32, 1, 1),
+    }  # fmt: skip
     assert last.shape == shapes[kind]
 
 
@@ -173,7 +204,7 @@ def test_drift_of_the_classification_package_applies(kind: str):
 
 @KINDS
 def test_imagenet_logits_are_the_librarys_own(kind: str):
-    network = tiny_resnet(replace_stride_with_dilation=[False, True, True]) if kind == "DeepLab" else NETWORKS[kind]()
+    network = tiny_resnet(replace_stride_with_dilation=[False, True, True]) if "DeepLab" in kind else NETWORKS[kind]()
     network, student, x = network.double(), student_of(kind).double(), pixels()
     x[1, :, 20:] //= 3
     with torch.inference_mode():
@@ -227,9 +258,19 @@ def test_the_guidances_gradient_passes_through_the_frozen_head_into_the_backbone
 
 
 @KINDS
-def test_a_student_stays_in_eval_mode_and_trains_affine_parameters_only(kind: str):
-    student = with_random_scores(student_of(kind)).train()
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_task_head_alone_follows_the_mode(kind: str, mode: bool):
+    student = student_of(kind)
     assert not any(module.training for module in student.modules())
+    assert student.train(mode) is student
+    head = {id(module) for module in student.task_head.modules()}
+    assert all(module.training == (mode and id(module) in head) for module in student.modules())
+    assert not any(module.training for module in student.eval().modules())
+
+
+@KINDS
+def test_what_a_student_trains_is_its_groups_and_a_new_heads_statistics(kind: str):
+    student = with_random_scores(student_of(kind)).train()
     before = {key: value.clone() for key, value in student.state_dict().items()}
     logits, features = student(pixels())
     (logits.square().mean() + student.kept_logits(features).square().mean()).backward()
@@ -238,8 +279,12 @@ def test_a_student_stays_in_eval_mode_and_trains_affine_parameters_only(kind: st
             if parameter.grad is not None:
                 parameter.sub_(parameter.grad / parameter.grad.norm())
     changed = {key for key, value in student.state_dict().items() if not torch.equal(value, before[key])}
-    assert changed == {name for name, p in student.named_parameters() if p.requires_grad}
-    assert not any("kept_head" in key or "running" in key or "tracked" in key for key in changed)
+    grouped = {id(p) for group in layer_groups(student).values() for p in group}
+    statistics = {f"task_head.{name}" for name, _ in student.task_head.named_buffers()}
+    assert len(statistics) == (6 * 3 + 1 if kind == "DeepLab" else 0)  # of six BatchNorms; the masks that were drawn
+    assert changed == {name for name, p in student.named_parameters() if id(p) in grouped} | statistics
+    affine = {name for name in before if name.startswith("backbone.layer") and ("bn" in name or "downsample.1" in name)}
+    assert bool(affine & changed) == (kind == "DeepLab-v2"), "CSG freezes those of the residual blocks"
 
 
 def test_pixels_are_normalised_as_the_network_was_trained():
@@ -326,10 +371,13 @@ def test_the_light_fcn_is_the_plain_sum_of_scores_of_three_strides(size: tuple[i
         torch.testing.assert_close(student(pixels(*size))[0], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_deeplabs_head_is_the_sum_of_four_dilated_convolutions_with_corners_aligned():
+def test_deeplab_v2s_head_is_the_sum_of_four_dilated_convolutions_with_corners_aligned():
     """At 8k + 1 pixels every eighth pixel is a cell of the map, the last one too."""
     generator = torch.Generator().manual_seed(0)
-    head, x = ASPPHead(3, 4, generator).double(), torch.randn(2, 3, 51, 55, generator=generator, dtype=torch.float64)
+    head, x = (
+        DeepLabV2Head(3, 4, generator).double(),
+        torch.randn(2, 3, 51, 55, generator=generator, dtype=torch.float64),
+    )
     with torch.inference_mode():
         expected = torch.zeros(2, 4, 51, 55, dtype=torch.float64)
         for d, branch in zip((6, 12, 18, 24), head.branches, strict=True):
@@ -352,11 +400,96 @@ def test_a_cell_of_a_resnets_map_is_centred_on_every_eighth_pixel():
     assert (seen.min(0).values + seen.max(0).values).tolist() == [2 * 32, 2 * 32]
 
 
-def test_deeplabs_start_depends_on_its_generator_only():
+def dilated(x: torch.Tensor, weight: torch.Tensor, rate: int) -> torch.Tensor:
+    """A 3 × 3 convolution of a dilation, added up tap by tap."""
+    h, w, around, total = *x.shape[2:], F.pad(x, (rate,) * 4), 0.0
+    for i in range(3):
+        for j in range(3):
+            seen = around[:, :, i * rate : i * rate + h, j * rate : j * rate + w]  # (N, D, h, w)
+            total = total + torch.einsum("ndhw,cd->nchw", seen, weight[:, :, i, j])
+    return total
+
+
+@pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
+def test_deeplabs_head_is_the_projected_pyramid_of_five_branches(mode: bool):
+    """BatchNorm by its formula: the batch's own mean and variance in train mode, what was learnt in eval mode."""
+    generator = torch.Generator().manual_seed(0)
+    head = drawn(DeepLabV3Head(3, 4, generator).double(), 1).train(mode)
+    head.pyramid.project[3] = nn.Identity()
+    x = torch.randn(2, 3, 41, 45, generator=generator, dtype=torch.float64)
+
+    def normal(y: torch.Tensor, norm: nn.BatchNorm2d) -> torch.Tensor:
+        mean, variance = norm.running_mean, norm.running_var
+        if mode:
+            mean, variance = y.mean((0, 2, 3)), y.var((0, 2, 3), correction=0)
+        y = (y - mean[:, None, None]) / (variance[:, None, None] + norm.eps).sqrt()
+        return (y * norm.weight[:, None, None] + norm.bias[:, None, None]).relu()
+
+    def pointwise(y: torch.Tensor, layer: nn.Conv2d) -> torch.Tensor:
+        return torch.einsum("ndhw,cd->nchw", y, layer.weight[:, :, 0, 0])
+
+    with torch.inference_mode():
+        one, *three, pool = head.pyramid.convs
+        branches = [normal(pointwise(x, one[0]), one[1])]
+        branches += [normal(dilated(x, c[0].weight, r), c[1]) for c, r in zip(three, (12, 24, 36), strict=True)]
+        pooled = normal(pointwise(x.mean((2, 3), keepdim=True), pool[1]), pool[2])
+        branches.append(pooled.expand(-1, -1, 41, 45))
+        project, norm, *_ = head.pyramid.project
+        expected = pointwise(normal(pointwise(torch.cat(branches, 1), project), norm), head.classifier)
+        expected += head.classifier.bias[:, None, None]
+        logits = head([x], (321, 353))
+    assert [b.shape[1] for b in branches] == [256] * 5 and logits.shape == (2, 4, 321, 353)
+    torch.testing.assert_close(logits[:, :, ::8, ::8], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_deeplabs_head_drops_half_while_it_trains_and_answers_alike_afterwards():
+    student, x = student_of("DeepLab"), pixels()
+    with torch.no_grad():
+        first, second = (student.train()(x)[0] for _ in range(2))
+        assert not torch.equal(first, second)
+        student.eval()
+        assert torch.equal(student(x)[0], student(x)[0])
+        torch.testing.assert_close(student(x)[0][:1], student(x[:1])[0], rtol=1e-4, atol=1e-5)  # whatever the batch
+    seen = []
+    student.task_head.pyramid.project[3].register_forward_hook(lambda m, i, o: seen.append((i[0], o)))
+    student.train()(x)
+    given, left = seen[0]
+    torch.rand(7)  # masks do not depend on what else draws numbers
+    again = student_of("DeepLab")
+    with torch.no_grad():
+        assert torch.equal(again.train()(x)[0], first) and torch.equal(again(x)[0], second)
+    share = float((left[given > 0] == 0).float().mean())
+    assert share == pytest.approx(0.5, abs=0.02) and bool(((left == 0) | torch.isclose(left, 2 * given)).all())
+
+
+def test_deeplabs_head_does_not_train_on_one_image():
+    student = student_of("DeepLab")
+    with pytest.raises(AsgError, match="trains on two images a step on each device, or more: raise batch"):
+        student.train()(pixels(n=1))
+    student.eval()(pixels(n=1))
+
+
+def test_deeplabs_start_is_torchs_from_its_generator_only():
     torch.manual_seed(1)
     first = student_of("DeepLab", seed=5).task_head.state_dict()
     torch.manual_seed(2)
     second, other = (student_of("DeepLab", seed=s).task_head.state_dict() for s in (5, 6))
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    convolutions = {k: v for k, v in first.items() if v.dim() == 4} | {"classifier.bias": first["classifier.bias"]}
+    assert len(convolutions) == 8 and not any(torch.equal(v, other[k]) for k, v in convolutions.items())
+    for key, value in convolutions.items():
+        bound = first[key.replace("bias", "weight")][0].numel() ** -0.5
+        sample = value.flatten()[:: max(1, value.numel() // 4000)].numpy()
+        assert stats.kstest(sample, "uniform", args=(-bound, 2 * bound)).pvalue > 0.01, key
+    for key in first.keys() - convolutions.keys():
+        assert torch.equal(first[key], torch.full_like(first[key], float(key.endswith(("weight", "var"))))), key
+
+
+def test_deeplab_v2s_start_depends_on_its_generator_only():
+    torch.manual_seed(1)
+    first = student_of("DeepLab-v2", seed=5).task_head.state_dict()
+    torch.manual_seed(2)
+    second, other = (student_of("DeepLab-v2", seed=s).task_head.state_dict() for s in (5, 6))
     assert all(torch.equal(first[k], second[k]) for k in first)
     assert not any(torch.equal(first[k], other[k]) for k in first if k.endswith("weight"))
     for key, value in first.items():
@@ -390,6 +523,61 @@ def test_a_network_without_a_segmentation_head_is_named(name: str):
         network = torchvision.models.get_model(name)
     with pytest.raises(AsgError, match=f"no segmentation head for {type(network).__name__}: choose"):
         build_dense(network, NORMALISATION, 19, None)
+
+
+@pytest.mark.parametrize("kind", ["FCN-8s", "light FCN"])
+def test_a_head_of_resnets_on_another_backbone_is_named(kind: str):
+    with pytest.raises(AsgError, match=r"The head deeplab-v2 is of ResNets, not of \w+: leave dense_head out"):
+        build_dense(NETWORKS[kind](), NORMALISATION, CLASSES, torch.Generator(), "deeplab-v2")
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+@DEEPLABS
+def test_a_run_trains_the_heads_statistics_and_evaluates_with_what_they_have_become(
+    workplace, tmp_path, monkeypatch, kind: str
+):
+    """Also after a stop: a run that goes on ends with the same network, statistics included."""
+    monkeypatch.setattr(segmentation, "imagenet_network", lambda config: (tiny_resnet(), NORMALISATION))
+    modes = []
+    honest = segmentation.make_objective
+
+    def watched(*arguments: object):
+        objective = honest(*arguments)
+        return lambda network, *batch: modes.append(network.task_head.training) or objective(network, *batch)
+
+    monkeypatch.setattr(segmentation, "make_objective", watched)
+    monkeypatch.setattr(loop, "CHECK", 1)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    config = make_config(
+        PROFILES["toy"],
+        {"data": "toy-scenes", "batch": 4, "lr": 0.001, "steps": 4, "guidance": 0.1, "dense_head": HEAD.get(kind)},
+    )
+    start = segmentation.build(config, 4).state_dict()
+    seen = []
+
+    def stop(evaluation: dict) -> None:
+        seen.append(evaluation["step"])
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        segmentation.train(config, tmp_path, "cpu", stop)
+    result, network = segmentation.train(config, tmp_path, "cpu")
+    (tmp_path / "whole").mkdir()
+    whole, _ = segmentation.train(config, tmp_path / "whole", "cpu")
+    assert seen == [0, 2] and modes == [True] * 8
+    assert not any(module.training for module in network.modules())
+    state = network.state_dict()
+    assert whole["evaluations"] == result["evaluations"]
+    learnt = [key for key, value in state.items() if "running" in key and not torch.equal(value, start[key])]
+    assert len(learnt) == (12 if kind == "DeepLab" else 0) and all(key.startswith("task_head") for key in learnt)
+    domains, device = toy.load_scenes(config.size), torch.device("cpu")
+    again = segmentation.make_evaluation(segmentation.build(config, 4), domains, config, device)(network)
+    assert again == {key: result["final"][key] for key in again}
+    assert set(result["final"]["drift"]) == {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"}
+    assert all(value > 0 for value in result["final"]["drift"].values())
 
 
 # --- prediction of whole images -----------------------------------------------------------------------------------

@@ -8,11 +8,15 @@ import torch
 from scipy.spatial.distance import pdist
 from scipy.stats import sem
 from sklearn.metrics import balanced_accuracy_score, recall_score
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from asg.data.images import UNLABELLED, ImageSet
 from asg.metrics import (
     FLOOR,
     accuracy_per_class,
+    answers,
     class_map,
     evaluate_photos,
     forward_all,
@@ -147,6 +151,15 @@ def test_accuracy_is_the_argmax_of_the_mean_sigmoid_of_image_and_mirror():
     assert numbers["per_class"] == {"a": 1.0, "b": 1.0}
 
 
+def test_the_class_is_the_argmax_of_the_mean_sigmoid_and_its_confidence_the_mean_softmax():
+    """The sigmoids name class 1, the softmaxes class 0: the confidence is that of the class that is named."""
+    plain, mirrored = torch.tensor([[-2.0, -5.0]]), torch.tensor([[0.0, 0.5]])
+    predicted, confidence = answers(plain, mirrored)
+    expected = (1 / (1 + math.exp(3)) + 1 / (1 + math.exp(-0.5))) / 2
+    assert predicted.tolist() == [1] and confidence.tolist() == pytest.approx([expected], rel=1e-6)
+    assert expected < 0.5
+
+
 def test_accuracy_is_the_mean_over_classes_and_overall_the_share_of_photos():
     logits = torch.tensor([[3.0, 0, 0], [3, 0, 0], [3, 0, 0], [0, 3, 0]])
     kept = torch.zeros(4, 4)
@@ -232,27 +245,87 @@ def test_a_head_that_is_right_as_often_as_it_says_has_no_calibration_error():
     assert numbers["ece"] == pytest.approx(0.0, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("power", "at_two", "at_root_two"), [(0, -np.log(2), -np.log(2) / 2), (1, 0.5, 0.5**0.5), (2, 0.25, 0.5)]
-)
-def test_the_energy_of_opposite_points_and_of_an_orthonormal_basis(power: int, at_two: float, at_root_two: float):
-    """All pairs are 2 apart, or √2; the length of a feature does not matter."""
-    assert hyperspherical_energy(torch.tensor([[3.0, 0, 0], [-0.1, 0, 0]]), power) == pytest.approx(at_two)
+@pytest.mark.parametrize("block", [1, 3, 100])
+def test_the_energy_of_opposite_points_and_of_an_orthonormal_basis(block: int):
+    """All pairs are 2 apart, or √2; the length of a feature does not matter. At power 0 it is log(1/d²)."""
+    opposite = hyperspherical_energy(torch.tensor([[3.0, 0, 0], [-0.1, 0, 0]]), CPU, block)
+    assert opposite == pytest.approx((-math.log(4), 1 / 2, 1 / 4), rel=1e-6)
     basis = torch.diag(torch.arange(1.0, 8.0))
-    for chunk in (1, 3, 100):
-        assert hyperspherical_energy(basis, power, chunk) == pytest.approx(at_root_two)
+    assert hyperspherical_energy(basis, CPU, block) == pytest.approx((-math.log(2), 0.5**0.5, 1 / 2), rel=1e-6)
 
 
-@pytest.mark.parametrize("power", [0, 1, 2])
-def test_the_energy_is_the_mean_over_scipys_distances(power: int):
-    features = torch.randn(40, 6, generator=torch.Generator().manual_seed(power))
-    far = pdist(torch.nn.functional.normalize(features, dim=1).double().numpy())
-    expected = -np.log(far).mean() if power == 0 else (far**-power).mean()
-    assert hyperspherical_energy(features, power, 7) == pytest.approx(expected, rel=1e-5)
+def energies_of_pairs(features: torch.Tensor) -> tuple[float, ...]:
+    """From scipy's distances, one pair at a time and in float64."""
+    far = np.maximum(pdist(torch.nn.functional.normalize(features.double(), dim=1).numpy()), 1e-3)
+    return -2 * np.log(far).mean(), (1 / far).mean(), (far**-2.0).mean()
 
 
-def test_equal_features_have_a_finite_energy():
-    assert hyperspherical_energy(torch.ones(3, 4), 2) == pytest.approx(1e6, rel=1e-3)
+def crowds() -> dict[str, torch.Tensor]:
+    """Features as networks give them, and as collapsed ones do: ``(300, 256)`` each."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(300, 256, generator=generator)
+    kinds = torch.randn(12, 256, generator=generator).relu()
+    relu, twice = noise.relu(), noise.relu()
+    twice[100:150] = twice[:50]
+    twice[150:200] = 3 * twice[:50]  # another length, the same direction
+    near = noise.relu()
+    near[::7] = kinds[0] + noise[::7] * torch.logspace(-6, -2, len(near[::7]))[:, None]  # on both sides of 10⁻³
+    return {
+        "round about": noise,
+        "on one side": relu,
+        "in a narrow cone": 1 + relu / 5,
+        "duplicates": twice,
+        "near pairs": near,
+        "tight classes": kinds[torch.arange(300) % 12] + noise / 100,
+        "collapsed": kinds[0] + noise / 1000,
+        "equal": kinds[:1].repeat(300, 1),
+        "in the plane": noise[:, :2].contiguous(),
+    }
+
+
+CROWDS = crowds()
+
+
+@pytest.mark.parametrize("block", [64, 77, 300, 1000])
+@pytest.mark.parametrize("crowd", CROWDS)
+def test_the_energies_are_means_over_scipys_distances(crowd: str, block: int):
+    expected = energies_of_pairs(CROWDS[crowd])
+    assert hyperspherical_energy(CROWDS[crowd], CPU, block) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("crowd", ["near pairs", "tight classes", "collapsed"])
+def test_one_gram_matrix_in_float32_would_not_do(crowd: str):
+    """Why features are centred and near pairs are computed again: the test above would fail."""
+    unit = torch.nn.functional.normalize(CROWDS[crowd], dim=1)
+    squared = (2 - 2 * unit @ unit.T).clamp_min(1e-6)[*torch.triu_indices(300, 300, 1)]
+    assert abs(float((1 / squared).mean()) / energies_of_pairs(CROWDS[crowd])[2] - 1) > 1e-5
+
+
+class Watch(TorchDispatchMode):
+    """Notes the elements of the largest tensor that an operation makes."""
+
+    most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        self.most = max([self.most, *(t.numel() for t in tree_leaves(made) if isinstance(t, torch.Tensor))])
+        return made
+
+
+def test_the_energies_take_half_a_gram_matrix_and_bounded_memory():
+    """2,000 features in blocks of 100: 210 blocks on and above the diagonal, once for all three powers."""
+    features = torch.randn(2000, 32, generator=torch.Generator().manual_seed(0))
+    with Watch() as watch, FlopCounterMode(display=False) as counter:
+        hyperspherical_energy(features, CPU, block=100)
+    assert counter.get_total_flops() == 20 * 21 / 2 * 2 * 100 * 100 * 32
+    assert watch.most == 2000 * 32  # the copy of the features; a whole Gram matrix has 4,000,000
+
+
+def test_a_feature_of_zeros_stays_at_the_origin():
+    features = torch.tensor([[0.0, 0], [0, 2], [-5, 0]])  # distances 1, 1 and √2
+    assert hyperspherical_energy(features, CPU) == pytest.approx(
+        (-math.log(2) / 3, (2 + 0.5**0.5) / 3, (2 + 1 / 2) / 3), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize(("count", "width"), [(50, 8), (8, 50)])

@@ -3,6 +3,8 @@
 import csv
 import hashlib
 import os
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -26,6 +28,13 @@ needs_mini = pytest.mark.skipif(
 EXCEPTIONS: dict[str, str] = {}
 COLUMNS = ["domain", "split", "class", "path", "sha256", "imagenet", "credit"]
 SPLITS = {"train": "synthetic", "validation": "synthetic", "test": "real"}
+
+
+def test_the_grounds_of_the_scenes_need_no_download():
+    """scikit-image fetches other samples with pooch, which is not among the packages that the book asks for."""
+    code = "import sys; sys.modules['pooch'] = None\nfrom asg.data import mini; print(*(s.size for s in mini.scenes()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[0] == "(310, 427) (165, 427) (512, 512) (512, 512) (512, 512)"
 
 
 # ---- the index -------------------------------------------------------------------------------------------------------

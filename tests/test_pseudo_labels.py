@@ -10,7 +10,7 @@ from scipy.stats import entropy
 from torch.distributions import Categorical, kl_divergence
 
 from asg import AsgError
-from asg.data.segmentation import IGNORE
+from asg.data.images import UNLABELLED
 from asg.pseudo_labels import (
     ConfidenceHistograms,
     class_thresholds,
@@ -42,9 +42,14 @@ def thresholds_in_plain_python(p: torch.Tensor, portion: float) -> list[float]:
     found = []
     for c in range(p.shape[1]):
         mine = sorted((max(row) for row in p.tolist() if row.index(max(row)) == c), reverse=True)
-        rank = round(portion * len(mine))
+        rank = int(portion * len(mine))
         found.append(mine[rank - 1] if rank else 1.0)
     return found
+
+
+def one_hot(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """``(N, C)``, all 0 where there is no label."""
+    return (labels[:, None] == torch.arange(classes)).long()
 
 
 def thresholds(p: torch.Tensor, portion: float) -> torch.Tensor:
@@ -64,7 +69,7 @@ def histograms(p: torch.Tensor, batches: int = 1) -> ConfidenceHistograms:
 
 @pytest.mark.parametrize("portion", PORTIONS)
 @pytest.mark.parametrize("make", [answers, rounded])
-def test_a_threshold_is_the_confidence_at_the_rounded_rank(make, portion: float):
+def test_a_threshold_is_the_confidence_at_the_floored_rank(make, portion: float):
     for seed, n in enumerate((1, 7, 40, 101)):
         p = make(seed, n, 5)
         assert thresholds(p, portion).tolist() == thresholds_in_plain_python(p, portion)
@@ -73,26 +78,39 @@ def test_a_threshold_is_the_confidence_at_the_rounded_rank(make, portion: float)
 def test_a_case_by_hand_with_ties_a_class_too_rare_and_a_class_never_predicted():
     confidence = torch.tensor([0.9, 0.6, 0.8, 0.8, 0.7, 0.95])
     predicted = torch.tensor([0, 0, 0, 0, 0, 1])
-    # Class 0: rank round(.4 · 5) = 2 of .9 .8 .8 .7 .6. Class 1: round(.4 · 1) = 0. Class 2: none.
+    # Class 0: rank ⌊.4 · 5⌋ = 2 of .9 .8 .8 .7 .6. Class 1: ⌊.4 · 1⌋ = 0. Class 2: none.
     found = class_thresholds(confidence, predicted, 3, 0.4)
     assert torch.equal(found, torch.tensor([0.8, 1.0, 1.0]))
     p = torch.stack((confidence, 1 - confidence, torch.zeros(6)), 1)
     p[5] = p[5, [1, 0, 2]]
-    assert hard_labels(p, found).tolist() == [0, IGNORE, 0, 0, IGNORE, IGNORE]  # both .8: one more than the rank
+    assert hard_labels(p, found).tolist() == [
+        0,
+        UNLABELLED,
+        0,
+        0,
+        UNLABELLED,
+        UNLABELLED,
+    ]  # both .8: one more than the rank
 
 
-def test_halves_round_to_even():
-    confidence, predicted = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.55]), torch.zeros(5, dtype=torch.long)
-    assert float(class_thresholds(confidence, predicted, 1, 0.5)) == float(confidence[1])  # 2.5 → 2
-    assert float(class_thresholds(confidence[:3], predicted[:3], 1, 0.5)) == float(confidence[1])  # 1.5 → 2
+@pytest.mark.parametrize(
+    ("count", "portion", "rank"), [(5, 0.5, 2), (3, 0.5, 1), (5, 0.77, 3), (5, 0.99, 4), (1, 0.99, 0)]
+)
+def test_a_rank_is_floored_and_not_rounded(count: int, portion: float, rank: int):
+    confidence = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.55])[:count]
+    expected = float(confidence[rank - 1]) if rank else 1.0
+    assert float(class_thresholds(confidence, torch.zeros(count, dtype=torch.long), 1, portion)) == expected
+    streamed = ConfidenceHistograms(1)
+    streamed.add(confidence, torch.zeros(count, dtype=torch.long))
+    assert float(streamed.thresholds(portion)[0]) == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("make", [answers, rounded])
 def test_portion_0_labels_only_certain_answers_and_portion_1_every_one(make):
     p = make(3, 60, 4)
     certain = p.max(1).values == 1
-    assert torch.equal(hard_labels(p, thresholds(p, 0.0)) != IGNORE, certain)
-    assert bool((hard_labels(p, thresholds(p, 1.0)) != IGNORE).all())
+    assert torch.equal(hard_labels(p, thresholds(p, 0.0)) != UNLABELLED, certain)
+    assert bool((hard_labels(p, thresholds(p, 1.0)) != UNLABELLED).all())
 
 
 @pytest.mark.parametrize("portion", [-0.1, 1.01, math.nan])
@@ -147,8 +165,8 @@ def test_streamed_thresholds_do_not_depend_on_the_batches():
 
 def test_streamed_thresholds_select_what_the_exact_ones_do_and_little_more():
     p = answers(7, 40, 3, 16, 16, scale=1.0, dtype=torch.float32)
-    exact = hard_labels(p, thresholds(p.movedim(1, -1).flatten(0, -2), 0.2)) != IGNORE
-    found = hard_labels(p, histograms(p).thresholds(0.2)) != IGNORE
+    exact = hard_labels(p, thresholds(p.movedim(1, -1).flatten(0, -2), 0.2)) != UNLABELLED
+    found = hard_labels(p, histograms(p).thresholds(0.2)) != UNLABELLED
     assert bool(found[exact].all())
     assert 0 <= int((found & ~exact).sum()) <= 0.01 * int(exact.sum())
 
@@ -167,7 +185,7 @@ def hard_in_plain_python(p: torch.Tensor, lam: torch.Tensor) -> list[int]:
     labels = []
     for row in p.tolist():
         ratios = [a / b for a, b in zip(row, lam.tolist(), strict=True)]
-        labels.append(ratios.index(max(ratios)) if max(ratios) >= 1 else IGNORE)
+        labels.append(ratios.index(max(ratios)) if max(ratios) >= 1 else UNLABELLED)
     return labels
 
 
@@ -188,7 +206,7 @@ def test_hard_labels_have_the_least_cost_of_all_one_hot_labels_and_none():
     best = cost.argmin(1)
     known = (cost.sort(1).values[:, 0] - cost.sort(1).values[:, 1]).abs() > 1e-12  # no tie with not selecting
     assert int(known.sum()) > 50
-    assert torch.equal(hard_labels(p, lam)[known], best.masked_fill(best == 4, IGNORE)[known])
+    assert torch.equal(hard_labels(p, lam)[known], best.masked_fill(best == 4, UNLABELLED)[known])
 
 
 def test_labels_of_pixels_are_those_of_a_list_of_samples():
@@ -213,11 +231,11 @@ def test_every_class_gets_at_least_its_portion_in_single_precision_too(dtype: to
     predicted = p.argmax(1)
     for portion in PORTIONS:
         lam = thresholds(p, portion)
-        chosen = hard_labels(p, lam) != IGNORE
+        chosen = hard_labels(p, lam) != UNLABELLED
         reach = p.max(1).values >= lam[predicted]
         for c in range(6):
             mine = predicted == c
-            assert int((mine & reach).sum()) == round(portion * int(mine.sum()))
+            assert int((mine & reach).sum()) == int(portion * int(mine.sum()))
             assert bool(chosen[mine & reach].all())
 
 
@@ -227,7 +245,7 @@ def test_growing_portions_select_nested_sets():
         counts, before = [], torch.zeros(600, dtype=torch.bool)
         for portion in PORTIONS:
             labels = label(p, thresholds(p, portion))
-            chosen = labels != (0 if labels.is_floating_point() else IGNORE)
+            chosen = labels != (0 if labels.is_floating_point() else UNLABELLED)
             assert bool(chosen[before].all())
             before = chosen
             counts.append(int(chosen.sum()))
@@ -298,7 +316,7 @@ def test_soft_labels_select_what_hard_labels_do(alpha: float, dtype: torch.dtype
     p = torch.cat((answers(17, 200, 5, dtype=dtype), rounded(17, 200, 5).to(dtype)))
     for portion in PORTIONS:
         lam = thresholds(p, portion)
-        hard, soft = hard_labels(p, lam) != IGNORE, soft_labels(p, lam, alpha).sum(1) > 0
+        hard, soft = hard_labels(p, lam) != UNLABELLED, soft_labels(p, lam, alpha).sum(1) > 0
         assert bool(soft[hard].all())
 
 
@@ -306,7 +324,7 @@ def test_soft_labels_become_hard_ones_as_alpha_goes_to_0():
     p = answers(18, 200, 5)
     lam = thresholds(p, 0.3)
     hard, soft = hard_labels(p, lam), soft_labels(p, lam, 1e-5)
-    expected = torch.nn.functional.one_hot(hard.clamp_max(5), 256)[:, :5] * (hard != IGNORE)[:, None]
+    expected = one_hot(hard, 5)
     torch.testing.assert_close(soft, expected.double(), atol=1e-6, rtol=0)
 
 
@@ -339,7 +357,7 @@ def test_the_loss_of_hard_and_soft_labels_is_the_plain_loop_over_what_is_selecte
     rows, given = x.movedim(1, -1).flatten(0, -2), p.movedim(1, -1).flatten(0, -2)  # (samples or pixels, C)
     lam = thresholds(given, 0.4)
     for targets, weights in (
-        (hard_labels(p, lam), torch.nn.functional.one_hot(hard_labels(given, lam), 256)[:, :4]),
+        (hard_labels(p, lam), one_hot(hard_labels(given, lam), 4)),
         (soft_labels(p, lam, 0.25), soft_labels(given, lam, 0.25)),
     ):
         total, count = 0.0, 0
@@ -352,8 +370,8 @@ def test_the_loss_of_hard_and_soft_labels_is_the_plain_loop_over_what_is_selecte
 
 
 def test_one_hot_soft_labels_give_the_loss_of_hard_ones():
-    x, hard = logits(21, 6, 3), torch.tensor([0, 2, IGNORE, 1, IGNORE, 0])
-    soft = torch.nn.functional.one_hot(hard, 256)[:, :3].double()
+    x, hard = logits(21, 6, 3), torch.tensor([0, 2, UNLABELLED, 1, UNLABELLED, 0])
+    soft = one_hot(hard, 3).double()
     torch.testing.assert_close(self_training_loss(x, soft), self_training_loss(x, hard))
 
 
@@ -387,15 +405,15 @@ def test_the_losses_have_the_gradients_of_finite_differences():
     x, p = logits(26, 2, 3, 2, 2).requires_grad_(), answers(27, 2, 3, 2, 2)
     lam = torch.full((3,), 0.8).double()
     hard = hard_labels(p, lam)
-    assert 0 < int((hard != IGNORE).sum()) < 8
-    assert torch.autograd.gradcheck(lambda x: self_training_loss(x, hard) + mrkld(x, hard != IGNORE, 0.1), x)
+    assert 0 < int((hard != UNLABELLED).sum()) < 8
+    assert torch.autograd.gradcheck(lambda x: self_training_loss(x, hard) + mrkld(x, hard != UNLABELLED, 0.1), x)
     assert torch.autograd.gradcheck(lambda x: self_training_loss(x, soft_labels(p, lam, 0.25)), x)
 
 
 def test_with_nothing_selected_the_losses_and_their_gradients_are_0():
     x = logits(28, 2, 3, 2, 2).requires_grad_()
-    none = torch.full((2, 2, 2), IGNORE)
-    loss = self_training_loss(x, none) + self_training_loss(x, torch.zeros_like(x)) + mrkld(x, none != IGNORE, 0.1)
+    none = torch.full((2, 2, 2), UNLABELLED)
+    loss = self_training_loss(x, none) + self_training_loss(x, torch.zeros_like(x)) + mrkld(x, none != UNLABELLED, 0.1)
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert bool((x.grad == 0).all())
@@ -405,8 +423,8 @@ def test_with_nothing_selected_the_losses_and_their_gradients_are_0():
 
 
 def test_precision_and_coverage_by_hand():
-    truth = torch.tensor([[0, 0, 0, 1, 1], [1, 1, 3, IGNORE, IGNORE]], dtype=torch.uint8)
-    labels = torch.tensor([[0, 1, IGNORE, 1, 1], [IGNORE, 0, IGNORE, 2, IGNORE]])
+    truth = torch.tensor([[0, 0, 0, 1, 1], [1, 1, 3, UNLABELLED, UNLABELLED]], dtype=torch.int16)
+    labels = torch.tensor([[0, 1, UNLABELLED, 1, 1], [UNLABELLED, 0, UNLABELLED, 2, UNLABELLED]])
     matrix = selection_matrix(labels, truth, 4)
     assert matrix.tolist() == [[1, 1, 0, 0, 1], [1, 2, 0, 0, 1], [0, 0, 0, 0, 0], [0, 0, 0, 0, 1]]
     expected = torch.tensor([1 / 2, 2 / 3, math.nan, math.nan], dtype=torch.float64)
@@ -423,10 +441,28 @@ def test_precision_and_coverage_are_the_shares_counted_class_by_class():
     assert torch.equal(matrix, selection_matrix(labels, truth, 6))
     for c in range(6):
         assert float(precision_per_class(matrix)[c]) == float((truth[labels == c] == c).double().mean())
-        assert float(coverage_per_class(matrix)[c]) == float((labels[truth == c] != IGNORE).double().mean())
+        assert float(coverage_per_class(matrix)[c]) == float((labels[truth == c] != UNLABELLED).double().mean())
+
+
+def test_of_300_classes_number_255_is_selected_learned_and_counted_like_any_other():
+    p = torch.full((4, 300), 1e-4, dtype=torch.float64)
+    p[torch.arange(4), [255, 255, 299, 255]] = torch.tensor([0.9, 0.8, 0.7, 0.6], dtype=torch.float64)
+    lam = thresholds(p, 0.75)
+    assert lam[[255, 299, 0]].tolist() == [0.8, 1.0, 1.0]  # ranks ⌊.75 · 3⌋ = 2 and ⌊.75 · 1⌋ = 0
+    labels = hard_labels(p, lam)
+    assert labels.tolist() == [255, 255, UNLABELLED, UNLABELLED]
+    matrix = selection_matrix(labels, torch.tensor([255, 7, 299, UNLABELLED]), 300)
+    assert {tuple(at): int(matrix[tuple(at)]) for at in matrix.nonzero().tolist()} == {
+        (255, 255): 1, (7, 255): 1, (299, 300): 1,
+    }  # fmt: skip
+    x = torch.zeros(4, 300, dtype=torch.float64, requires_grad=True)
+    loss = self_training_loss(x, labels) + mrkld(x, labels != UNLABELLED, 0.1)
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(1.1 * math.log(300))
+    assert x.grad[:, 255].tolist() == pytest.approx([(1 / 300 - 1) / 2] * 2 + [0.0] * 2)  # MRKLD's is 0 at the uniform
 
 
 def test_a_truth_outside_the_classes_is_an_error_whether_selected_or_not():
-    for label in (0, IGNORE):
+    for label in (0, UNLABELLED):
         with pytest.raises(AsgError, match="map the labels"):
             selection_matrix(torch.tensor([label]), torch.tensor([3]), 3)

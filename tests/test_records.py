@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import torch
 from pydantic import BaseModel
 
 from asg import records
-from asg.config import Adaptation, Control, Regulariser, RunConfig, make_config
-from asg.data import SEGMENTATION
+from asg.config import PLACES, Adaptation, Control, Regulariser, RunConfig, make_config
+from asg.controllers.learned import Policy, Spec, save_policy
+from asg.data import visda
+from asg.models import build
+from asg.recipes import RECIPES, recipe_of
 from asg.run import run
 from asg_book.experiments import PROFILES
 
@@ -63,7 +67,8 @@ def test_a_record_says_what_made_it(workplace):
     config = toy(seed=3, guidance=0.1)
     record = run(config)
     assert record["key"] == records.records_path(config).stem == records.run_key(config)
-    assert (record["index"], record["recipe"]) == (records.index_hash(config), records.recipe_hash("toy"))
+    assert (record["index"], record["recipe"]) == (records.index_hash(config), recipe_of(config))
+    assert len(record["first_losses"]) == 3 and record["first_losses"][0].keys() == {"total", "task", "guidance"}
     assert (record["format"], record["seed"], record["steps"]) == (records.FORMAT, 3, 8)
     assert [e["step"] for e in record["evaluations"]] == [0, 4, 8]
     assert record["final"] == record["evaluations"][-1]
@@ -157,8 +162,8 @@ from asg.config import RunConfig
 config = RunConfig.model_validate_json(sys.argv[1])
 key, read = records.run_key(config), records.read
 
-def slow(path):  # time for the other to come in between, if it may
-    found = read(path)
+def slow(path, *formats):  # time for the other to come in between, if it may
+    found = read(path, *formats)
     time.sleep(0.05)
     return found
 
@@ -202,7 +207,7 @@ def test_the_key_is_the_same_for_every_seed(workplace):
     assert HASH.fullmatch(records.run_key(toy()))
 
 
-@pytest.mark.parametrize("field", sorted(RunConfig.model_fields.keys() - {"seed"}))
+@pytest.mark.parametrize("field", sorted(RunConfig.model_fields.keys() - {"seed", *PLACES}))
 def test_the_identity_changes_with_every_other_field(field):
     config = toy()
     value, annotation = getattr(config, field), str(RunConfig.model_fields[field].annotation)
@@ -228,7 +233,7 @@ def test_the_key_changes_with_configuration_index_and_recipe(workplace, monkeypa
         patch.setattr(records, "index_hash", lambda config: "other")
         keys.add(records.run_key(toy()))
     with monkeypatch.context() as patch:
-        patch.setattr(records, "recipe_hash", lambda *_: "other")
+        raised(patch, "classification")
         keys.add(records.run_key(toy()))
     assert len(keys) == 4
 
@@ -244,11 +249,12 @@ def test_the_key_changes_with_the_files_of_a_folder(workplace, image_folders):
 def test_a_record_tells_what_was_trained_not_what_lies_there_at_the_end(workplace, image_folders, monkeypatch):
     """While the run trains, an image is added and the code is edited."""
     config = toy(data="folder", source=str(image_folders.source), steps=4, batch=4)
-    key, index, recipe = records.run_key(config), records.index_hash(config), records.recipe_hash("folder")
+    key, index, recipe = records.run_key(config), records.index_hash(config), recipe_of(config)
 
     def meanwhile(evaluation: dict) -> None:
         shutil.copy(image_folders.source / "cup" / "00.png", image_folders.source / "cup" / "more.png")
-        monkeypatch.setattr(records, "recipe_hash", lambda *_: "edited")
+        if evaluation["step"] == 0:
+            raised(monkeypatch, "classification")
 
     record = run(config, on_evaluation=meanwhile)
     assert (record["key"], record["index"], record["recipe"]) == (key, index, recipe)
@@ -259,157 +265,91 @@ def test_a_record_tells_what_was_trained_not_what_lies_there_at_the_end(workplac
 # --- the recipe ---------------------------------------------------------------------------------------------------
 
 
-PACKAGE = REPOSITORY / "asg"
-READERS = {data: {PACKAGE / path for path in paths} for data, paths in records.READERS.items()}
+def raised(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    monkeypatch.setitem(RECIPES, part, (*RECIPES[part], "numbers change"))
 
 
-def shared_files() -> list[Path]:
-    """The code that is part of the recipe of every benchmark."""
-    return [PACKAGE / part for part in records.RECIPE]
+@pytest.mark.parametrize("part", RECIPES)
+def test_a_raised_version_outdates_what_the_part_makes_and_nothing_else(workplace, monkeypatch, part):
+    configs = {
+        "plain": toy(), "guided": toy(guidance=0.1), "random": toy(control={"kind": "random"}),
+        "ewc": toy(regulariser={"kind": "ewc", "strength": 1.0}), "scenes": toy(data="toy-scenes", guidance=0.1),
+        "adapted": toy(adapt={}), "digits": toy(data="digits"),
+    }  # fmt: skip
+    before = {name: records.run_key(config) for name, config in configs.items()}
+    raised(monkeypatch, part)
+    changed = {name for name, config in configs.items() if records.run_key(config) != before[name]}
+    assert changed == {name for name, config in configs.items() if part in recipe_of(config)}
 
 
-RECIPE_FILES = sorted({*shared_files()}.union(*READERS.values()))
+def test_every_setting_has_its_parts():
+    """A reader, a regulariser or a trainer without a version would be an error in the middle of a table."""
+    kinds = {value for field in ("kind",) for value in get_args(Regulariser.model_fields[field].annotation)}
+    readers = set(get_args(RunConfig.model_fields["data"].annotation))
+    assert kinds | readers | {"self-training", "meta-training"} <= RECIPES.keys()
+    assert set(recipe_of(toy(guidance=0.1))) == {"classification", "toy", "hand-tuned", "teacher"}
+    parts = recipe_of(toy(data="toy-scenes", guidance=0.1, control={"kind": "random"}, adapt={}))
+    assert set(parts) == {"segmentation", "toy-scenes", "windows", "dense", "self-training"}
 
 
-def hashes(package: Path = PACKAGE) -> dict[str, str]:
-    """The recipe hash of every benchmark."""
-    return {data: records.recipe_hash(data, package=package) for data in READERS}
+def test_decoded_images_and_teachers_of_an_earlier_version_are_not_served(workplace, monkeypatch):
+    """A reader whose pixels change, a teacher that is computed otherwise: their caches have other names."""
+    run(toy(guidance=0.1), fresh=True)
+    images, teacher = (set((workplace.data / "cache" / what).iterdir()) for what in ("images", "teacher"))
+    raised(monkeypatch, "teacher")
+    run(toy(guidance=0.1), fresh=True)
+    assert set((workplace.data / "cache" / "images").iterdir()) == images
+    assert len(set((workplace.data / "cache" / "teacher").iterdir())) == 2 * len(teacher)
+    raised(monkeypatch, "toy")
+    run(toy(), fresh=True)
+    assert len(set((workplace.data / "cache" / "images").iterdir())) == 2 * len(images) == 6
 
 
-def edited(folder: Path, edit: Callable[[str], str], files: list[Path]) -> dict[str, str]:
-    """:func:`hashes` of a copy of the package under ``folder`` with ``edit`` done to ``files``, each of which it changes."""
-    copy = Path(shutil.copytree(PACKAGE, folder / "asg", ignore=shutil.ignore_patterns("__pycache__")))
-    for file in files:
-        before = file.read_text()
-        after = edit(before)
-        assert after != before, f"the edit changes nothing in {file.name}"
-        (copy / file.relative_to(PACKAGE)).write_text(after)
-    return hashes(copy)
+def test_the_importance_of_weights_of_an_earlier_version_is_not_served(workplace, monkeypatch):
+    config = toy(regulariser={"kind": "si", "strength": 1.0})
+    run(config, fresh=True)
+    raised(monkeypatch, "si")
+    run(config, fresh=True)
+    assert len(list((workplace.data / "cache" / "si").iterdir())) == 2
 
 
-class _Reworded(ast.NodeTransformer):
-    """Gives every module, class and function another docstring."""
-
-    def visit(self, node: ast.AST) -> ast.AST:
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            has = ast.get_docstring(node) is not None
-            node.body = [ast.Expr(ast.Constant("Other words.")), *(node.body[1:] if has else node.body)]
-        return self.generic_visit(node)
+# --- where data lie -----------------------------------------------------------------------------------------------
 
 
-def with_comments(text: str) -> str:
-    """A comment and two blank lines before every top-level statement."""
-    lines = text.splitlines()
-    for node in reversed(ast.parse(text).body):
-        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
-        lines[first - 1 : first - 1] = ["", "", "# a comment"]
-    return "\n".join(lines) + "\n"
+def test_the_key_does_not_depend_on_where_data_weights_and_policies_lie(workplace, image_folders, tmp_path):
+    elsewhere = Path(shutil.copytree(image_folders.source, tmp_path / "elsewhere"))
+    torch.save(build(toy(), 3).state_dict(), tmp_path / "one.pth")
+    shutil.copy(tmp_path / "one.pth", tmp_path / "two.pth")
+    for name in ("one", "two"):
+        policy = Policy(Spec(groups=3), torch.Generator().manual_seed(0))
+        save_policy(policy, {"name": name}, tmp_path / f"{name}.safetensors")
+
+    def key(source: Path, name: str, workers: int) -> str:
+        control = {"kind": "learned", "policy": str(tmp_path / f"{name}.safetensors")}
+        places = {"source": str(source), "workers": workers, "weights": str(tmp_path / f"{name}.pth")}
+        return records.run_key(toy(data="folder", control=control, **places))
+
+    assert key(image_folders.source, "one", 0) == key(elsewhere, "two", 4)
+    (elsewhere / "cup" / "00.png").write_bytes((elsewhere / "boat" / "00.png").read_bytes())
+    assert key(image_folders.source, "one", 0) != key(elsewhere, "two", 4)
 
 
-@pytest.mark.parametrize(
-    "edit",
-    [
-        with_comments,
-        lambda text: ast.unparse(_Reworded().visit(ast.parse(text))),
-        lambda text: ast.unparse(ast.parse(text)) + "\n\n\n",  # another layout, no comments
-        lambda text: text.replace("\n\n", "\n\n\n") + "\n",
-    ],
-    ids=["comments", "docstrings", "layout", "blank lines"],
-)
-def test_wording_and_layout_do_not_outdate_results(tmp_path, edit):
-    files = [f for f in RECIPE_FILES if len(ast.parse(f.read_text()).body) > 1]
-    assert len(files) >= 10
-    assert edited(tmp_path, edit, files) == hashes()
-
-
-def test_the_text_of_a_syntax_tree_is_the_same_on_every_python():
-    """Fields that only some versions have are empty here, and empty fields are left out."""
-    source = '"""Doc."""\ndef f(x=1):\n    """Doc."""\n    return f"{x:.1f}"  # why\n'
-    value = "FormattedValue(value=Name(id='x', ctx=Load()), conversion=-1, format_spec=JoinedStr(values=[Constant(value='.1f')]))"
-    expected = (
-        "Module(body=[FunctionDef(name='f', args=arguments(args=[arg(arg='x')], defaults=[Constant(value=1)]), "
-        f"body=[Return(value=JoinedStr(values=[{value}]))])])"
-    )
-    assert records._bare(ast.parse(source)) == expected
-
-
-class _OneMore(ast.NodeTransformer):
-    """Adds one to the first number."""
-
-    done = False
-
-    def visit_Constant(self, node: ast.Constant) -> ast.Constant:
-        if not self.done and type(node.value) in (int, float):
-            self.done = True
-            return ast.Constant(node.value + 1)
-        return node
-
-
-def one_more(text: str) -> str:
-    return ast.unparse(_OneMore().visit(ast.parse(text)))
-
-
-def has_number(file: Path) -> bool:
-    return any(
-        isinstance(n, ast.Constant) and type(n.value) in (int, float) for n in ast.walk(ast.parse(file.read_text()))
-    )
-
-
-@pytest.mark.parametrize("name", [str(f.relative_to(PACKAGE)) for f in RECIPE_FILES if has_number(f)])
-def test_a_changed_constant_outdates_results(tmp_path, name):
-    """Of every benchmark; in a reader, of that benchmark alone."""
-    before, after = hashes(), edited(tmp_path, one_more, [PACKAGE / name])
-    concerned = {data for data, paths in READERS.items() if PACKAGE / name in paths} or set(READERS)
-    assert {data for data in READERS if after[data] != before[data]} == concerned
-
-
-def test_code_off_the_training_path_does_not_outdate_results(tmp_path):
-    files = [PACKAGE / "own.py", PACKAGE / "run.py"]
-    assert edited(tmp_path, lambda text: text + "\nMORE = 1\n", files) == hashes()
-
-
-def imported(file: Path) -> set[Path]:
-    """The package's files that ``file`` imports from."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "asg":
-            base = PACKAGE.joinpath(*node.module.split(".")[1:])
-            for path in (base, *(base / alias.name for alias in node.names)):
-                found |= {f for f in (path.with_suffix(".py"), path / "__init__.py") if f.exists()}
-    return found - {PACKAGE / "__init__.py"}
-
-
-def reached(start: Path, leave_out: set[Path]) -> set[Path]:
-    """``start`` and all that it imports, directly or not, but for ``leave_out``."""
-    seen, todo = {start}, [start]
-    while todo:
-        new = imported(todo.pop()) - seen - leave_out
-        seen |= new
-        todo += new
-    return seen
-
-
-@pytest.mark.parametrize("data", READERS)
-def test_the_recipe_leaves_out_nothing_that_the_training_imports(data):
-    others = set().union(*READERS.values()) - READERS[data]
-    task = "segmentation" if data in SEGMENTATION else "classification"
-    values = PACKAGE / "config.py"
-    dispatch = {PACKAGE / "controllers" / "__init__.py", PACKAGE / "data" / "__init__.py"}  # they only say who is asked
-    path = reached(PACKAGE / "trainers" / f"{task}.py", others | {values, *dispatch})
-    for reader in READERS[data]:
-        path |= reached(reader, others | {values, *dispatch})
-        assert not imported(reader) & others  # a reader that borrows from another would be outdated with it
-    path |= reached(PACKAGE / "controllers" / "hand_tuned.py", {values})
-    assert READERS[data] <= path and len(path) > 10
-    assert path <= {*shared_files(), *READERS[data]}
+def test_the_key_of_visda_does_not_depend_on_its_folder(workplace, tmp_path):
+    for root in ("here", "there"):
+        for split in ("train", "validation"):
+            (tmp_path / root / split).mkdir(parents=True)
+            lines = [f"{name}/{i}.png {label}" for label, name in enumerate(visda.CLASSES) for i in range(2)]
+            (tmp_path / root / split / "image_list.txt").write_text("\n".join(lines))
+    keys = {records.run_key(toy(data="visda17", source=str(tmp_path / root))) for root in ("here", "there")}
+    assert len(keys) == 1
 
 
 # --- the committed records ----------------------------------------------------------------------------------------
 
 
 def faults(root: Path) -> list[str]:
-    """One line for each fault of the records under ``root``: stale, misplaced, doubled, unreadable."""
-    found = []
+    """One line for each fault of the records under ``root``: outdated, misplaced, doubled, unreadable."""
+    lines = []
     for path in sorted(root.glob("*/*.jsonl")):
         where, seeds = path.relative_to(root), []
         for number, line in enumerate(path.read_text().splitlines(), 1):
@@ -417,31 +357,23 @@ def faults(root: Path) -> list[str]:
                 record = strict(line)
                 config = RunConfig(**record["config"])
             except ValueError as error:
-                found.append(f"{where}, line {number}: {str(error).splitlines()[0]}")
+                lines.append(f"{where}, line {number}: {str(error).splitlines()[0]}")
                 continue
-            # Data that this machine may lack (VisDA-17, own folders) are taken at the record's word.
-            here = config.data in ("toy", "mini", "digits")
-            with pytest.MonkeyPatch.context() as patch:
-                if not here:
-                    patch.setattr(records, "index_hash", lambda _, kept=record["index"]: kept)
-                current = records.run_key(config)
-            if record["format"] != records.FORMAT:
-                found.append(f"{where}, line {number}: format {record['format']}, now {records.FORMAT}")
-            if record["key"] != current:
-                found.append(f"{where}, line {number}: stale (made as {record['key']}, now {current})")
+            if not records.is_current(record):
+                lines.append(f"{where}, line {number}: outdated (made by {record.get('recipe')})")
             if (path.parent.name, path.stem) != (config.profile, record["key"]):
-                found.append(f"{where}, line {number}: belongs in {config.profile}/{record['key']}.jsonl")
+                lines.append(f"{where}, line {number}: belongs in {config.profile}/{record['key']}.jsonl")
             if record["seed"] != config.seed:
-                found.append(f"{where}, line {number}: seed {record['seed']}, its configuration has {config.seed}")
+                lines.append(f"{where}, line {number}: seed {record['seed']}, its configuration has {config.seed}")
             seeds.append(record["seed"])
         if len(seeds) != len(set(seeds)):
-            found.append(f"{where}: a seed stands twice in {seeds}")
-    return found
+            lines.append(f"{where}: a seed stands twice in {seeds}")
+    return lines
 
 
 def test_every_committed_record_is_current():
-    found = faults(REPOSITORY / "results")
-    assert not found, "run `asg reproduce --only stale`:\n" + "\n".join(found)
+    lines = faults(REPOSITORY / "results")
+    assert not lines, "run `asg reproduce`, and `asg prune`:\n" + "\n".join(lines)
 
 
 def spoil(**changes: object) -> Callable[[list[dict]], list[dict]]:
@@ -453,17 +385,16 @@ def spoil(**changes: object) -> Callable[[list[dict]], list[dict]]:
     [
         (lambda rows: rows, None),
         (lambda rows: [*rows, rows[0]], "a seed stands twice"),
-        (spoil(key="0" * 12), "stale"),
-        (spoil(format=0), "format 0"),
+        (spoil(key="0" * 12), "outdated"),
+        (spoil(format=1), "outdated"),
         (spoil(seed=9), "seed 9"),
-        (spoil(config={**PROFILES["toy"], "seed": 1, "lr": 0.5}), "stale"),
+        (spoil(config={**PROFILES["toy"], "seed": 1, "lr": 0.5}), "outdated"),
         (spoil(config={**PROFILES["toy"], "seed": 1, "gone": 1}), "1 validation error"),
         (spoil(final={"kl": float("nan")}), "NaN is not JSON"),
         (spoil(config={**PROFILES["toy"], "profile": "mini", "seed": 1}), "belongs in mini/"),
     ],
 )
-def test_the_check_of_the_committed_records_finds(workplace, monkeypatch, change, fault):
-    monkeypatch.setattr(records, "recipe_hash", lambda *_: "recipe")
+def test_the_check_of_the_committed_records_finds(workplace, change, fault):
     for seed in (0, 1):
         config = toy(seed=seed)
         record = {"format": records.FORMAT, "key": records.run_key(config), "seed": seed, "config": config.model_dump()}
@@ -475,8 +406,8 @@ def test_the_check_of_the_committed_records_finds(workplace, monkeypatch, change
     assert (found == []) if fault is None else any(fault in f for f in found), found
 
 
-def test_the_check_of_the_committed_records_sees_edited_code(workplace, monkeypatch):
+def test_the_check_of_the_committed_records_sees_a_raised_version(workplace, monkeypatch):
     run(toy())
     assert faults(workplace.results) == []
-    monkeypatch.setattr(records, "recipe_hash", lambda *_: "edited")
+    raised(monkeypatch, "hand-tuned")
     assert len(faults(workplace.results)) == 1

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import DataLoader
 
-from asg.data.images import StepSampler
-from asg.data.segmentation import IGNORE, PADDING, Augmentation, Draws, SegmentationDomains, SegmentationSet
+from asg.data.images import UNLABELLED, StepSampler
+from asg.data.segmentation import PADDING, Augmentation, Draws, SegmentationDomains, SegmentationSet, nearest
 
 HEIGHT, WIDTH = 22, 30  # no pixel of a scaled image lies half-way between two, where nearest is a matter of taste
 
@@ -21,12 +21,12 @@ HEIGHT, WIDTH = 22, 30  # no pixel of a scaled image lies half-way between two, 
 def coordinates(index: int) -> tuple[np.ndarray, np.ndarray]:
     """Every pixel says where it is: red 12 y, green 8 x, blue the index; the label is red over 12."""
     y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.uint8)
-    return np.stack([12 * y, 8 * x, np.full_like(y, index)], 2), y
+    return np.stack([12 * y, 8 * x, np.full_like(y, index)], 2), y.astype(np.int16)
 
 
 def noise(index: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(index)
-    labels = rng.integers(0, 19, (HEIGHT, WIDTH), dtype=np.uint8)
+    labels = rng.integers(0, 19, (HEIGHT, WIDTH), dtype=np.int16)
     return rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8), labels
 
 
@@ -132,13 +132,30 @@ def test_beyond_a_small_image_labels_are_ignored_and_pixels_grey():
         _, image, labels = pairs[0, draw]
         assert image.shape == (3, 24, 24)
         assert (labels[:16, :22] < HEIGHT).all(), "0.75 · 22 × 0.75 · 30 pixels are the image"
-        assert (labels[16:] == IGNORE).all() and (labels[:, 22:] == IGNORE).all()
+        assert (labels[16:] == UNLABELLED).all() and (labels[:, 22:] == UNLABELLED).all()
         assert (image[:, 16:] == PADDING).all() and (image[:, :, 22:] == PADDING).all()
 
 
 def test_one_side_may_be_smaller_than_the_crop():
     _, image, labels = a_set(augmentation=Augmentation((1.0,), 24))[0, 0]
-    assert (labels[HEIGHT:] == IGNORE).all() and torch.equal(labels[:HEIGHT], (image[0, :HEIGHT] // 12).long())
+    assert (labels[HEIGHT:] == UNLABELLED).all() and torch.equal(labels[:HEIGHT], (image[0, :HEIGHT] // 12).long())
+
+
+def test_labels_of_300_classes_are_mirrored_scaled_cropped_and_padded_as_they_are():
+    """The same draws of the same map, whose labels are higher by 250: each is higher by 250, what lies beyond is not."""
+    high = lambda i: (noise(i)[0], noise(i)[1] + np.int16(250))  # noqa: E731
+    augmentation = Augmentation((0.75, 1.0, 1.25), 30)
+    for draw in range(10):
+        below, above = (a_set(decode, augmentation)[1, draw][2] for decode in (noise, high))
+        assert torch.equal(above, torch.where(below == UNLABELLED, UNLABELLED, below + 250))
+        assert {255, UNLABELLED} <= set(above.unique().tolist())
+
+
+def test_labels_of_another_size_are_the_nearest_of_any_sign():
+    labels = np.array([[UNLABELLED, 255], [299, 0]], np.int16)
+    larger = nearest(labels, (6, 4))
+    assert larger.dtype == np.int16 and np.array_equal(larger, labels.repeat(2, 0).repeat(3, 1))
+    assert np.array_equal(nearest(larger, (2, 2)), labels)
 
 
 def test_a_draw_depends_on_seed_draw_and_index_alone():

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,14 +17,15 @@ from torch import nn
 from asg import AsgError
 from asg.cli import adapt
 from asg.config import RunConfig, make_config
-from asg.data import load_domains, read_domains, unlabelled
-from asg.data.images import StepSampler
-from asg.data.segmentation import IGNORE, Draws
+from asg.data import load_domains, read_domains, unlabelled, with_truth
+from asg.data.images import UNLABELLED, Domains, ImageSet, StepSampler
+from asg.data.segmentation import Draws
 from asg.models import load_model
 from asg.own import model_of
 from asg.pseudo_labels import class_thresholds, hard_labels, mrkld, soft_labels
 from asg.trainers import self_training
 from asg.trainers.self_training import Halves, Labeller, Union, label, make_objective, survey
+from asg.trainers.task import Task
 from asg_book.experiments import PROFILES
 
 ADAPT = {"rounds": 2, "length": 0.5, "rate": 1.0, "portion": 0.5, "growth": 0.5}
@@ -74,14 +77,14 @@ def test_batches_go_on_where_they_stopped():
     assert list(Halves(StepSampler, 10, 16, 6, 3, 4, 9)) == list(Halves(StepSampler, 10, 16, 6, 3, 0, 9))[4:]
 
 
-def test_the_union_hides_the_targets_labels(workplace):
-    domains = load_domains(make_config(PROFILES["toy"]))
-    union = Union(domains.source, domains.target, (4, 1))
+def test_the_union_has_the_targets_images_without_their_labels(workplace):
+    domains, config = load_domains(make_config(PROFILES["toy"])), adapting()
+    union = Union(domains.source, unlabelled(config), (4, 1))
     assert len(union) == len(domains.source) + 2
     assert union[3][0] == 3 and torch.equal(union[3][1], domains.source[3][1]) and union[3][2] == domains.source[3][2]
     index, image, hidden = union[len(domains.source) + 1]
     assert index == len(domains.source) + 1 and torch.equal(image, domains.target[1][1])
-    assert int(hidden) == IGNORE
+    assert int(hidden) == UNLABELLED
 
 
 @pytest.mark.parametrize("portion", [0.0, 0.34, 0.5, 1.0])
@@ -101,8 +104,8 @@ def test_the_labels_are_those_of_the_papers_equations(answers, target, alpha: fl
     assert torch.equal(labeller(x), soft_labels(p, thresholds, alpha) if alpha else hard_labels(p, thresholds))
     chosen, worth = label(labeller, target, 3, torch.device("cpu"))
     soft = labeller(x)
-    hard = soft.argmax(1).where(soft.sum(1) > 0, IGNORE) if alpha else soft
-    assert chosen == tuple(i for i in range(12) if hard[i] != IGNORE)
+    hard = soft.argmax(1).where(soft.sum(1) > 0, UNLABELLED) if alpha else soft
+    assert chosen == tuple(i for i in range(12) if hard[i] != UNLABELLED)
     matrix = torch.tensor(worth["selection"])
     assert worth["labelled"] == [int((hard == c).sum()) for c in range(3)]
     assert worth["pseudo"] == hard.tolist()
@@ -117,7 +120,7 @@ def test_the_objective_is_source_plus_pseudo_labels_plus_regulariser(answers, ho
     thresholds = torch.tensor([0.5, 0.9, 0.6])
     student, labeller = Table(answers * 0.5), Labeller(Table(answers), thresholds, alpha)
     x = torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).expand(8, 3, 2, 2)
-    indices, labels = torch.tensor([0, 20, 1, 21, 2, 22, 3, 23]), torch.tensor([0, 255, 1, 255, 2, 255, 0, 255])
+    indices, labels = torch.tensor([0, 20, 1, 21, 2, 22, 3, 23]), torch.tensor([0, -1, 1, -1, 2, -1, 0, -1])
     losses = make_objective(20, labeller, beta)(student, indices, x, labels)
     total, losses = losses["total"], {name: value.detach() for name, value in losses.items()}
     source = torch.tensor([0, 2, 4, 6])
@@ -126,7 +129,7 @@ def test_the_objective_is_source_plus_pseudo_labels_plus_regulariser(answers, ho
     terms, selected = [], []
     for i in (1, 3, 5, 7):  # −Σ ŷ log p of each selected one, by hand
         y = soft_labels(p[i : i + 1], thresholds, alpha)[0] if alpha else torch.zeros(3)
-        if not alpha and (k := int(hard_labels(p[i : i + 1], thresholds)[0])) != IGNORE:
+        if not alpha and (k := int(hard_labels(p[i : i + 1], thresholds)[0])) != UNLABELLED:
             y[k] = 1
         if y.sum() > 0:
             terms.append(-(y * logits[i].log_softmax(0)).sum())
@@ -169,11 +172,49 @@ def test_the_first_evaluation_is_the_starts(workplace, tmp_path):
 def test_the_truth_of_the_target_trains_nothing(workplace, tmp_path, monkeypatch):
     config = adapting()
     _, network = self_training.train(config, tmp_path / "a", untrained(config), "cpu")
-    target = unlabelled(config)
+    target = with_truth(config)
     wrong = replace(target, labels=target.labels.flip(0))
-    monkeypatch.setattr(self_training, "unlabelled", lambda config: wrong)
+    monkeypatch.setattr(self_training, "with_truth", lambda config: wrong)
     _, other = self_training.train(config, tmp_path / "b", untrained(config), "cpu")
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
+
+
+class Lookup(nn.Module):
+    """A network of 300 classes that answers a row of logits by the pixel (n // 2, n % 2, real or not) of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(4 * torch.eye(300).repeat(2, 1))  # (600, 300): renders, then photographs
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.logits[(x[:, :, 0, 0].long() * torch.tensor([2, 1, 300])).sum(1)],)
+
+
+def shown(real: int, labels: torch.Tensor) -> ImageSet:
+    names = tuple(map(str, range(300)))
+    return ImageSet(lambda i: np.full((2, 2, 3), (i // 2, i % 2, real), np.uint8), labels, names, names, "300")
+
+
+def test_of_300_classes_number_255_is_selected_learned_and_counted(tmp_path, monkeypatch):
+    """Each photograph has a row of logits of its own, so that nothing but its pseudo-label can move it."""
+    source, target = shown(0, torch.arange(300)), shown(1, torch.arange(300))
+    hidden = replace(target, labels=torch.full((300,), UNLABELLED))
+    monkeypatch.setattr(self_training, "unlabelled", lambda config: hidden)
+    monkeypatch.setattr(self_training, "with_truth", lambda config: target)
+    monkeypatch.setattr(self_training, "read_domains", lambda config: Domains(source, source, target))
+    learner = SimpleNamespace()
+    learner.prepare = lambda config, accelerator: Task(
+        network := Lookup(), {"head": list(network.parameters())}, source, None, lambda now: {}, "accuracy"
+    )
+    monkeypatch.setattr(self_training, "base_of", lambda config: learner)
+    how = {**ADAPT, "rounds": 1, "portion": 1.0, "length": 1.0}
+    config = make_config(PROFILES["toy"], {"steps": 60, "batch": 20, "lr": 1.0, "weight_decay": 0.0, "adapt": how})
+    result, network = self_training.train(config, tmp_path, Lookup(), "cpu")
+    final = result["final"]
+    assert final["pseudo"] == list(range(300)) and final["labelled"] == [1] * 300
+    assert torch.equal(torch.tensor(final["selection"])[:, :300], torch.eye(300, dtype=torch.long))
+    before, after = (n.logits.detach()[300:].softmax(1).diagonal() for n in (Lookup(), network))
+    assert bool((after > before).all())
 
 
 class Stopped(Exception):
@@ -211,6 +252,15 @@ def test_a_stopped_run_goes_on_to_the_same_result(workplace, tmp_path, monkeypat
     again, other = self_training.train(config, tmp_path / "b", untrained(config), "cpu")
     assert again["evaluations"] == whole["evaluations"]
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_what_is_adapted_to_has_no_label(workplace, data: str):
+    hidden, known = unlabelled(adapting(data)), with_truth(adapting(data))
+    for i in range(3):
+        (_, image, labels), (_, same, truth) = hidden[i], known[i]
+        assert torch.equal(image, same) and bool((labels == UNLABELLED).all()) and labels.shape == truth.shape
+        assert bool((truth != UNLABELLED).any())
 
 
 @pytest.mark.parametrize("data", DATA)

@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from conftest import untrained
 from PIL import Image
 from scipy.io import savemat
 
 from asg import AsgError
-from asg.data import street
-from asg.data.segmentation import IGNORE
+from asg.config import RunConfig, make_config
+from asg.data import read_domains, street, unlabelled, with_truth
+from asg.data.images import UNLABELLED
 from asg.run import run
-from asg_book.experiments import get
+from asg.trainers import self_training
+from asg_book.experiments import PROFILES, get
 
 # Published: name, label id, train id (helpers/labels.py of cityscapesScripts; 255 and −1 are not evaluated).
 PUBLISHED = """
@@ -114,10 +117,10 @@ def test_train_ids_are_the_published_ones():
     table = street.id_table(33)
     for name, label_id, train in TABLE:
         if name != "license plate":
-            assert table[int(label_id)] == int(train), name
-    assert table[255] == table[65535] == IGNORE
+            assert table[int(label_id)] == (UNLABELLED if train == "255" else int(train)), name
+    assert table[255] == table[65535] == UNLABELLED
     assert (table[34:255] == street.UNKNOWN).all() and (table[256:65535] == street.UNKNOWN).all()
-    assert street.id_table(34)[34] == IGNORE and street.id_table(34)[35] == street.UNKNOWN
+    assert street.id_table(34)[34] == UNLABELLED and street.id_table(34)[35] == street.UNKNOWN
 
 
 def test_every_colour_of_camvid_is_read_as_the_class_that_the_table_says():
@@ -125,15 +128,15 @@ def test_every_colour_of_camvid_is_read_as_the_class_that_the_table_says():
     assert len(CAMVID) == 32 == (table != street.UNKNOWN).sum()
     for r, g, b, meaning in ([*row[:3], row[4] if len(row) > 4 else ""] for row in CAMVID):
         got = table[65536 * int(r) + 256 * int(g) + int(b)]
-        assert got == (street.CLASSES.index(meaning) if meaning else IGNORE), (r, g, b)
+        assert got == (street.CLASSES.index(meaning) if meaning else UNLABELLED), (r, g, b)
 
 
 # --- what is read -------------------------------------------------------------------------------------------------
 
 
 def expected_ids(ids: np.ndarray) -> np.ndarray:
-    meaning = {int(label_id): int(train) for _, label_id, train in TABLE if int(train) >= 0}
-    return np.vectorize(lambda i: meaning.get(int(i), 255))(ids)
+    meaning = {int(label_id): int(train) for _, label_id, train in TABLE if int(train) not in (255, -1)}
+    return np.vectorize(lambda i: meaning.get(int(i), -1))(ids)
 
 
 def test_gta5_is_read(gta5):
@@ -141,7 +144,7 @@ def test_gta5_is_read(gta5):
     assert (train.names, held.names) == (("images/00002.png", "images/00003.png"), ("images/00001.png",))
     for i, number in enumerate((2, 3)):
         image, labels = train.decode(i)
-        assert np.array_equal(image, pixels_of(number)) and labels.dtype == np.uint8
+        assert np.array_equal(image, pixels_of(number)) and labels.dtype == np.int16
         assert np.array_equal(labels, expected_ids(ids_of(number, 34)))
     index, image, labels = held[0]
     assert (index, image.shape, labels.shape) == (0, (3, HEIGHT, WIDTH), (HEIGHT, WIDTH))
@@ -179,8 +182,8 @@ def test_camvid_is_read(camvid):
     for i in range(3):
         image, labels = pairs.decode(i)
         which = np.roll(np.resize(np.arange(32), HEIGHT * WIDTH), i).reshape(HEIGHT, WIDTH)
-        expected = [[255 if meanings[w] is None else street.CLASSES.index(meanings[w]) for w in row] for row in which]
-        assert np.array_equal(image, pixels_of(i)) and np.array_equal(labels, expected) and labels.dtype == np.uint8
+        expected = [[-1 if meanings[w] is None else street.CLASSES.index(meanings[w]) for w in row] for row in which]
+        assert np.array_equal(image, pixels_of(i)) and np.array_equal(labels, expected) and labels.dtype == np.int16
 
 
 @pytest.mark.parametrize("kind", ["8 bits", "16 bits", "palette"])
@@ -198,7 +201,7 @@ def test_minus_one_in_16_bits_is_ignored(cityscapes):
     ids[0, 0] = np.uint16(65535)
     save(next(cityscapes.glob("gtFine/val/frankfurt/*_labelIds.png")), ids)
     labels = street.cityscapes(cityscapes).decode(0)[1]
-    assert labels[0, 0] == IGNORE and (labels.ravel()[1:] == 0).all()
+    assert labels[0, 0] == UNLABELLED and (labels.ravel()[1:] == 0).all()
 
 
 def test_images_of_other_modes_become_colours(cityscapes):
@@ -242,7 +245,7 @@ def test_the_authors_split(tmp_path):
             save(tmp_path / kind / f"{i:05}.png", np.full((2, 3), 7, np.uint8))
     parts = {"trainIds": [[2], [108], [5]], "valIds": [[i] for i in range(6, 107)], "testIds": [[1]]}
     savemat(tmp_path / "split.mat", {name: np.array(ids, np.uint16) for name, ids in parts.items()})
-    train, held = street.gta5(tmp_path, official=True)
+    train, held = street.gta5(tmp_path, "split.mat")
     assert train.names == ("images/00002.png", "images/00005.png", "images/00108.png")
     assert held.names == ("images/00006.png", "images/00106.png"), "every hundredth of the validation part"
 
@@ -258,7 +261,124 @@ def test_a_faulty_split_file(gta5, content):
     with pytest.raises(
         AsgError, match=rf"split\.mat cannot be read as GTA5's split \(.+\): run `.*gta5\.py --split --to {gta5}`"
     ):
-        street.gta5(gta5, official=True)
+        street.gta5(gta5, "split.mat")
+
+
+# --- a list of GTA5's images ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many(tmp_path) -> Path:
+    for i in range(1, 206):
+        for kind in ("images", "labels"):
+            save(tmp_path / "gta5" / kind / f"{i:05}.png", np.full((2, 3), 7, np.uint8))
+    return tmp_path / "gta5"
+
+
+@pytest.mark.parametrize("form", ["{}.png", "images/{}.png", "/data/gta5/images/{}.png"])
+def test_a_list_says_which_images_train_and_every_hundredth_of_the_others_validates(many, form: str):
+    listed = [90, 2, 150]
+    (many / "mine.txt").write_text("".join(form.format(f"{i:05}") + "\n" for i in listed) + "\n")
+    train, held = street.gta5(many, "mine.txt")
+    assert train.names == ("images/00002.png", "images/00090.png", "images/00150.png")
+    others = [i for i in range(1, 206) if i not in listed]
+    assert held.names == tuple(f"images/{i:05}.png" for i in (others[0], others[100], others[200]))
+    assert not set(train.names) & set(held.names)
+    elsewhere = many.parent / "elsewhere.lst"
+    elsewhere.write_text("\n".join(f"{i:05}.png" for i in sorted(listed)))
+    assert street.gta5(many, str(elsewhere))[0].fingerprint == train.fingerprint, "the same images, by whatever list"
+    (many / "mine.txt").write_text("00002.png\n00091.png\n00150.png\n")
+    assert street.gta5(many, "mine.txt")[0].fingerprint != train.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (
+            None,
+            r"The list {path} of GTA5 images is missing: obtain the reference's gta5_train\.txt, .*gta5\.py --list FILE",
+        ),
+        ("\n \n", "The list {path} names no image: write one file name a line"),
+        ("00002.png\n\n00206.png\n", "{path}, line 3: there is no GTA5 image '00206.png': mend the line or obtain"),
+        ("images/\n", "{path}, line 1: there is no GTA5 image ''"),
+        ("00002.png 7\n", "{path}, line 1: there is no GTA5 image '00002.png 7'"),
+        ("00003.png\n00002.png\nimages/00003.png\n", "{path}, line 3: line 1 names 00003.png too: remove one of them"),
+        ("".join(f"{i:05}.png\n" for i in range(1, 206)), "The list {path} names every image of .*: shorten it"),
+        ("\x00\x89PNG", "{path}, line 1: there is no GTA5 image"),
+    ],
+    ids=["missing", "empty", "an image that is not there", "a folder", "two columns", "twice", "all", "no text"],
+)
+def test_a_faulty_list_is_a_sentence(many, text: str | None, fault: str):
+    path = many / "mine.txt"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(AsgError, match=fault.format(path=path)):
+        street.gta5(many, "mine.txt")
+
+
+def gta5_config(gta5: Path, cityscapes: Path, **overrides: object) -> RunConfig:
+    folders = {"data": "gta5", "source": str(gta5), "target": str(cityscapes)}
+    return make_config(PROFILES["toy"], folders, {"batch": 2, "crop": 32, **overrides})
+
+
+def test_a_configuration_names_the_list(gta5, cityscapes):
+    (gta5 / "two.txt").write_text("00001.png\n00003.png\n")
+    domains = read_domains(gta5_config(gta5, cityscapes, source_list="two.txt"))
+    assert domains.source.names == ("images/00001.png", "images/00003.png")
+    assert domains.validation.names == ("images/00002.png",)
+    with pytest.raises(AsgError, match="source_list is a list of GTA5 images, of data = gta5 only"):
+        make_config(PROFILES["toy"], {"source_list": "two.txt"})
+
+
+# --- what self-training adapts to ----------------------------------------------------------------------------------
+
+ADAPTING = {"adapt": {"rounds": 1, "length": 0.25, "portion": 1.0}}
+
+
+def test_self_training_adapts_to_the_training_photographs_and_reports_on_the_validation_ones(gta5, cityscapes):
+    config = gta5_config(gta5, cityscapes, **ADAPTING)
+    reported, adapted, known = read_domains(config).target, unlabelled(config), with_truth(config)
+    assert reported.names == street.cityscapes(cityscapes, "val").names
+    assert adapted.names == known.names == street.cityscapes(cityscapes, "train").names
+    for i in range(2):
+        image, labels = adapted.decode(i)
+        assert np.array_equal(image, pixels_of(i)) and labels.dtype == np.int16 and (labels == UNLABELLED).all()
+        assert np.array_equal(known.decode(i)[1], expected_ids(ids_of(i, 33)))
+    with pytest.raises(AsgError, match=r"adapts to Cityscapes train and reports on val: leave adapt\.half out"):
+        gta5_config(gta5, cityscapes, adapt={"half": True})
+
+
+def test_the_labels_of_the_training_photographs_may_be_absent_altogether_and_not_in_part(gta5, cityscapes):
+    config = gta5_config(gta5, cityscapes, **ADAPTING)
+    one = next((cityscapes / "gtFine/train").rglob("*_labelIds.png"))
+    one.unlink()
+    assert len(unlabelled(config)) == 2
+    with pytest.raises(AsgError, match=f"lacks its label map {one}"):
+        with_truth(config)
+    shutil.rmtree(cityscapes / "gtFine/train")
+    assert (with_truth(config).decode(1)[1] == UNLABELLED).all()
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_round_learns_from_the_training_photographs_without_their_labels(
+    workplace, gta5, cityscapes, tmp_path, monkeypatch, labelled: bool
+):
+    """Label maps of train are read once each, to say what pseudo-labels are worth; without them nothing is said."""
+    if not labelled:
+        shutil.rmtree(cityscapes / "gtFine/train")
+    make_gta5(gta5, 101)  # two are held out
+    config, reads = gta5_config(gta5, cityscapes, **ADAPTING), []
+    honest = street.read_ids
+    monkeypatch.setattr(street, "read_ids", lambda path, highest: reads.append(path) or honest(path, highest))
+    result, _ = self_training.train(config, tmp_path / "round", untrained(config), "cpu")
+    of_train = [path for path in reads if "train" in path.parts]
+    assert len(of_train) == len(set(of_train)) == (2 if labelled else 0)
+    final = result["final"]
+    assert sum(final["labelled"]) == 2 * HEIGHT * WIDTH, "portion 1: every pixel, labelled or not"
+    assert ("selection" in final) == labelled
+    if labelled:
+        known = sum(int((expected_ids(ids_of(i, 33)) >= 0).sum()) for i in range(2))
+        assert np.sum(final["selection"]) == known
 
 
 # --- faults -------------------------------------------------------------------------------------------------------
@@ -378,7 +498,7 @@ def test_the_stray_colours_of_one_published_file_are_ignored(camvid):
     colours[1, 2] = (26, 26, 26)
     save(camvid / "LabeledApproved_full/Seq05VD_f02610_L.png", colours)
     labels = street.camvid(camvid).decode(2)[1]
-    assert labels[1, 2] == IGNORE and (labels == street.CLASSES.index("sky")).sum() == HEIGHT * WIDTH - 1
+    assert labels[1, 2] == UNLABELLED and (labels == street.CLASSES.index("sky")).sum() == HEIGHT * WIDTH - 1
 
 
 # --- training ------------------------------------------------------------------------------------------------------
@@ -389,7 +509,8 @@ def test_the_stray_colours_of_one_published_file_are_ignored(camvid):
 def test_two_steps_at_the_papers_crop_on_a_cpu(workplace, monkeypatch, backbone: str):
     monkeypatch.setattr(f"{__name__}.HEIGHT", 64)
     monkeypatch.setattr(f"{__name__}.WIDTH", 520)
-    make_gta5(workplace.data / "gta5", 101)  # two are held out
+    make_gta5(workplace.data / "gta5", 104)
+    (workplace.data / "gta5/gta5_train.txt").write_text("00001.png\n00003.png\n")  # two of the others are held out
     make_cityscapes(workplace.data / "cityscapes")
     # Residual branches start at zero, else the answers of 33 untrained blocks are too large for a step.
     still = {} if backbone == "vgg16" else {"zero_init_residual": True}

@@ -179,7 +179,7 @@ def test_what_is_extracted_is_what_the_readers_read(given, tmp_path):
     train, held = street.gta5(tmp_path / "gta5")
     assert (len(train), len(held)) == (29, 1)
     image, labels = train.decode(0)
-    assert np.array_equal(image, photo(2)) and (labels == 255).all(), "id 9 is parking"
+    assert np.array_equal(image, photo(2)) and (labels == -1).all(), "id 9 is parking"
     assert (train.decode(1)[1] == 0).all(), "id 7 is road"
     assert [len(street.cityscapes(tmp_path / "cityscapes", split)) for split in ("train", "val")] == [5, 2]
     assert (street.camvid(tmp_path / "camvid").decode(3)[1] == 0).all()
@@ -337,12 +337,47 @@ def test_the_authors_split_of_gta5_is_taken_when_asked_for(site, given, tmp_path
     assert "/gta5/code/read_mapping.zip" in seen
     assert CASES["gta5"].main("--to", tmp_path / "b", "--from", given("gta5"), "--split") == 0
     for root in (tmp_path / "a", tmp_path / "b"):
-        assert street.gta5(root, official=True)[0].names == ("images/00001.png", "images/00002.png")
+        assert street.gta5(root, "split.mat")[0].names == ("images/00001.png", "images/00002.png")
         assert not (root / "split").exists()
     capsys.readouterr()
     (tmp_path / "b" / "split.mat").unlink()
     assert CASES["gta5"].main("--to", tmp_path / "b", "--check", "--split") == 1
     assert "split.mat cannot be read as GTA5's split" in sentence(capsys)
+
+
+def list_of(path: Path, numbers: list[int]) -> Path:
+    path.write_text("".join(f"images/{n:05}.png\n" for n in numbers))
+    return path
+
+
+def test_the_references_list_is_checked_and_copied_when_given(given, tmp_path, capsys):
+    to, mine = tmp_path / "to", list_of(tmp_path / "obtained.txt", [5, 1, 9])
+    take = lambda *more: gta5.main([str(a) for a in ("--to", to, *more)], 30, 3)  # noqa: E731
+    assert take("--from", given("gta5"), "--list", mine) == 0
+    assert "is complete: 30 pairs, gta5_train.txt names 3 of them" in capsys.readouterr().out
+    assert (to / "gta5_train.txt").read_bytes() == mine.read_bytes()
+    assert street.gta5(to, "gta5_train.txt")[0].names == ("images/00001.png", "images/00005.png", "images/00009.png")
+    assert take("--list", to / "gta5_train.txt") == 0, "where it lies already"
+    kept = (to / "gta5_train.txt").read_bytes()
+    faults = {"names 2 images and the reference's list 3": [5, 1], "there is no GTA5 image '00031.png'": [1, 2, 31],
+              "line 3: line 1 names 00005.png too": [5, 1, 5]}  # fmt: skip
+    for fault, numbers in faults.items():
+        capsys.readouterr()
+        assert take("--list", list_of(mine, numbers)) == 1
+        assert fault in sentence(capsys)
+        assert (to / "gta5_train.txt").read_bytes() == kept, "a faulty list is not taken"
+    assert take("--check", "--list", list_of(mine, [2, 3, 4])) == 0
+    assert (to / "gta5_train.txt").read_bytes() == kept, "--check changes nothing"
+    list_of(to / "gta5_train.txt", [1])
+    capsys.readouterr()
+    assert take("--check") == 1
+    assert "names 1 images and the reference's list 3" in sentence(capsys)
+    assert take("--check", "--list", tmp_path / "none.txt") == 1
+    assert "none.txt of GTA5 images is missing" in sentence(capsys)
+
+
+def test_the_references_list_has_12_403_images():
+    assert gta5.LISTED == 12_403
 
 
 # ---------------------------------------------------------------- the official downloader of Cityscapes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -38,11 +39,16 @@ class Random(Windowed):
         super().load_state_dict({k: v for k, v in state.items() if k != "generator"})
 
 
+def control_path(control: Control) -> Path:
+    """The file that a control names: of a policy, or of a search."""
+    return policy_path(control.policy, ".json" if control.kind == "fixed" else ".safetensors")
+
+
 def given_ratios(control: Control) -> tuple[float, ...]:
     """The ratios of a ``fixed`` control: its own, or the best trial of the search that it names."""
     if control.ratios is not None:
         return control.ratios
-    path = policy_path(control.policy, ".json")
+    path = control_path(control)
     try:
         return tuple(json.loads(path.read_text())["trials"][0]["ratios"].values())
     except (OSError, ValueError, LookupError, AttributeError) as error:
@@ -50,7 +56,7 @@ def given_ratios(control: Control) -> tuple[float, ...]:
 
 
 class Fixed(Windowed):
-    """One ratio a part from the first step to the last: ``control.ratios``, or the best of a search, ``control.policy``."""
+    """One ratio a part from the first step on: ``control.ratios``, or the best of a search, ``control.policy``."""
 
     def __init__(self, config: RunConfig, groups: dict[str, list[nn.Parameter]], images: int) -> None:
         self.given = given_ratios(config.control)

@@ -48,8 +48,7 @@ def policy_path(name: str | None, suffix: str = ".safetensors") -> Path:
 
 
 def next_window(rule: str, shortest: int, current: int, former: int, epoch: int) -> int:
-    r"""Steps until the next decision, ``current`` steps into an epoch of ``epoch`` steps, after ``former`` in all epochs
-    before it.
+    r"""Steps until the next decision: ``current`` steps into an epoch of ``epoch``, ``former`` in all epochs before.
 
     .. math:: \min\big(\max(m, c + \lfloor f/20 \rfloor),\ e - c\big)
 

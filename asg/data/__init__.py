@@ -8,13 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+import torch
+
 from asg.config import RunConfig
 from asg.data import digits, folder, mini, scenes, street, toy, visda
-from asg.data.images import Domains, ImageSet, fingerprint_of, materialise
+from asg.data.images import UNLABELLED, Domains, ImageSet, fingerprint_of, materialise
 from asg.data.segmentation import SegmentationDomains, SegmentationSet
+from asg.recipes import SEGMENTATION as SEGMENTATION
+from asg.recipes import version
 
 Images = TypeVar("Images", ImageSet, SegmentationSet)
-SEGMENTATION = ("toy-scenes", "scenes", "gta5")  # benchmarks with a label for every pixel
 
 
 def data_root() -> Path:
@@ -33,17 +37,64 @@ def read_domains(config: RunConfig) -> Domains | SegmentationDomains:
     Where a run adapts to one half of the target, the target to report on is the other half.
     """
     domains = _read(config)
+    sets = {name: stamped(images, config.data) for name, images in sets_of(domains).items()}
+    domains = replace(domains, **sets)
     if config.adapt and config.adapt.half:
         domains = replace(domains, target=subset(domains.target, range(1, len(domains.target), 2)))
     return domains
 
 
 def unlabelled(config: RunConfig) -> ImageSet | SegmentationSet:
-    """The target images that a run adapts to: all of them, one half, or a folder."""
+    """The target images that a run adapts to, every label UNLABELLED: all of them, one half, or a folder.
+
+    GTA5's runs adapt to Cityscapes train, as CRST does, and report on val; no label map of train is read.
+    """
+    if config.data == "gta5":
+        return stamped(street.cityscapes(_cityscapes(config), "train", labelled=False), config.data)
+    target = with_truth(config)
+    if isinstance(target, ImageSet):
+        return replace(target, labels=torch.full_like(target.labels, UNLABELLED))
+
+    def decode(i: int) -> tuple[np.ndarray, np.ndarray]:
+        image, labels = target.decode(i)
+        return image, np.full_like(labels, UNLABELLED)
+
+    return replace(target, decode=decode)
+
+
+def with_truth(config: RunConfig) -> ImageSet | SegmentationSet:
+    """The images of :func:`unlabelled` with the labels that are there, which only say what pseudo-labels are worth.
+
+    A folder of unlabelled images has none; Cityscapes train has all, or none where there is no ``gtFine/train``.
+    """
     if config.data == "folder":
-        return folder.unlabelled(Path(config.adapt.images), config.size)
-    target = _read(config).target
+        return stamped(folder.unlabelled(Path(config.adapt.images), config.size), config.data)
+    if config.data == "gta5":
+        root = _cityscapes(config)
+        photos = street.cityscapes(root, "train", labelled=(root / "gtFine" / "train").is_dir())
+        return stamped(photos, config.data)
+    target = stamped(_read(config).target, config.data)
     return subset(target, range(0, len(target), 2)) if config.adapt.half else target
+
+
+def _cityscapes(config: RunConfig) -> Path:
+    return Path(config.target or data_root() / "cityscapes")
+
+
+def sets_of(domains: Domains | SegmentationDomains) -> dict[str, ImageSet | SegmentationSet]:
+    """The sets of a benchmark that are there, by their role."""
+    roles = ("source", "validation", "target")
+    return {role: images for role in roles if (images := getattr(domains, role)) is not None}
+
+
+def stamped(images: Images, reader: str) -> Images:
+    """A set whose fingerprint, which names all that is kept of it, also holds the version of its reader."""
+    return replace(images, fingerprint=fingerprint_of(reader, version(reader), images.fingerprint))
+
+
+def mirrored(config: RunConfig) -> bool:
+    """:attr:`Domains.mirror` of a benchmark, without its files: whether answers average image and mirror image."""
+    return config.data != "digits"
 
 
 def subset(images: Images, indices: Sequence[int]) -> Images:
@@ -68,10 +119,8 @@ def _read(config: RunConfig) -> Domains | SegmentationDomains:
     if config.data == "scenes":
         return scenes.load(data_root() / "mini", config.size, config.rendering)
     if config.data == "gta5":
-        source, held_out = street.gta5(Path(config.source or data_root() / "gta5"))
-        return SegmentationDomains(
-            source, held_out, street.cityscapes(Path(config.target or data_root() / "cityscapes"))
-        )
+        source, held_out = street.gta5(Path(config.source or data_root() / "gta5"), config.source_list)
+        return SegmentationDomains(source, held_out, street.cityscapes(_cityscapes(config)))
     if config.data == "digits":
         return digits.load(config.size)
     if config.data == "visda17":
@@ -82,9 +131,8 @@ def _read(config: RunConfig) -> Domains | SegmentationDomains:
 def load_domains(config: RunConfig) -> Domains:
     """:func:`read_domains`, decoded once and read from a memory map from then on."""
     domains = read_domains(config)
-    kept = {
-        name: materialise(images, config.size, cache_root() / "images", f"{config.data} {name}")
-        for name in ("source", "validation", "target")
-        if (images := getattr(domains, name)) is not None
+    decoded = {
+        role: materialise(images, config.size, cache_root() / "images", f"{config.data} {role}")
+        for role, images in sets_of(domains).items()
     }
-    return replace(domains, **kept)
+    return replace(domains, **decoded)

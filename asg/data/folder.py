@@ -1,5 +1,7 @@
 """Folders of images: ``DIR/<class>/<any name>.{jpg,png,…}``, as people have them."""
 
+import hashlib
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -41,15 +43,21 @@ def opaque(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
+@cache
+def content_hash(path: Path, size: int, changed: int) -> str:
+    """SHA-256 of a file, read once a process while its size in bytes and time of change (ns) stay."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def image_set(files: list[Path], labels: list[int], classes: tuple[str, ...], size: int) -> ImageSet:
-    """Files as an :class:`ImageSet`; its fingerprint covers paths, sizes and times of change."""
-    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    """Files as an :class:`ImageSet`; its fingerprint covers what the files hold, wherever they lie."""
+    contents = [content_hash(p, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     return ImageSet(
         lambda i: square(opaque(read_image(files[i])), size),
         torch.tensor(labels),
         classes,
         tuple(map(str, files)),
-        fingerprint_of(stats, labels, classes, size),
+        fingerprint_of(contents, labels, classes, size),
     )
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import BatchSampler, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from asg import AsgError
+from asg import AsgError, processes
 from asg.config import RunConfig
 
-UNLABELLED = -1
+UNLABELLED = -1  # of images and pixels that have no class, or none that trains and counts: no class has this index
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,20 @@ def materialise(images: ImageSet, size: int, cache: Path, what: str) -> ImageSet
     The file is named by the set's fingerprint and moved into place when complete, so that an
     interrupted pass leaves nothing half-written. Where it would not leave a tenth of the disk
     free, images are decoded on the fly, which gives the same pixels at more time, and it says so.
+    Of several processes the main one decodes, and the others wait.
     """
     path = cache / f"{images.fingerprint}-{size}.npy"
-    if not path.exists():
+
+    def fits() -> bool:
+        """Whether the file is there, written now if it was not."""
+        if path.exists():
+            return True
         need = len(images) * size * size * 3
         make_folder(cache)
         disk = shutil.disk_usage(cache)
         if disk.free - need < disk.total / 10:
             tqdm.write(f"{what}: {need / 1e9:.0f} GB of decoded images do not fit; decoding on the fly.")
-            return images
+            return False
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
             store = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(images), size, size, 3))
@@ -124,8 +129,37 @@ def materialise(images: ImageSet, size: int, cache: Path, what: str) -> ImageSet
             raise AsgError(f"Decoded images cannot be kept in {cache} ({error}): free some space.") from None
         finally:
             partial.unlink(missing_ok=True)
+        return True
+
+    if not processes.once(fits):
+        return images
+    processes.visible(path)
     store = np.load(path, mmap_mode="r")
     return replace(images, decode=store.__getitem__)
+
+
+def same_size(
+    images: Dataset, indices: Sequence[int], workers: int, pixels: int
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """The images ``indices`` in order, each decoded once, in batches for a network without gradient.
+
+    A batch has neighbours of one size: as many as have ``pixels`` pixels together, at least one. Yields indices,
+    images uint8 ``(N, 3, H, W)`` and labels ``(N, …)``. ``workers`` processes decode ahead.
+    """
+    held: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+
+    def stacked() -> tuple[list[int], torch.Tensor, torch.Tensor]:
+        numbers, pictures, labels = zip(*held, strict=True)
+        return list(numbers), torch.stack(pictures), torch.stack([torch.as_tensor(one) for one in labels])
+
+    loader = DataLoader(Subset(images, indices), batch_size=None, num_workers=workers)
+    for index, (_, image, label) in zip(indices, loader, strict=True):
+        if held and (image.shape != held[0][1].shape or (len(held) + 1) * image[0].numel() > pixels):
+            yield stacked()
+            held.clear()
+        held.append((index, image, label))
+    if held:
+        yield stacked()
 
 
 def make_folder(folder: Path) -> Path:

@@ -49,14 +49,14 @@ def mask_of(cutout: Image.Image, size: int, share: float, at: tuple[float, float
 def compose(
     ground: Image.Image, draw: Callable[[int], Image.Image], rng: np.random.Generator, how: Rendering
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Objects on a square ground: uint8 ``(size, size, 3)`` and labels ``(size, size)``, from the stream ``rng``.
+    """Objects on a square ground: uint8 ``(size, size, 3)`` and int16 labels ``(size, size)``, from the stream ``rng``.
 
     The class of an object is drawn first, then ``draw(class)`` gives a cut-out (RGBA). An object that is
     seen too little (VISIBLE, UNCOVERED) or covers too much of another is drawn again, of the same class;
     one that finds no place in ATTEMPTS is left out, if it would be the third or fourth.
     """
     size = ground.width
-    labels, front, needed = np.zeros((size, size), np.uint8), np.zeros((size, size), np.uint8), [0.0]
+    labels, front, needed = np.zeros((size, size), np.int16), np.zeros((size, size), np.uint8), [0.0]
     for number in range(1, int(rng.integers(FEWEST, MOST + 1)) + 1):
         label = int(rng.integers(1, len(CLASSES)))
         for _ in range(ATTEMPTS):

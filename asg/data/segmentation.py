@@ -10,10 +10,15 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from asg.data.images import StepSampler, fingerprint_of
+from asg.data.images import UNLABELLED, StepSampler, fingerprint_of
 
-IGNORE = 255  # the label of pixels that neither train nor count
 PADDING = 115  # grey of the pixels beyond an image, the mean over ImageNet and the three channels
+
+
+def nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Labels ``(H, W)`` at another ``size`` (width, height), each the one nearest to its place; the type stays."""
+    whole = Image.fromarray(labels.astype(np.int32))  # Pillow has no other signed integers
+    return np.asarray(whole.resize(size, Image.NEAREST)).astype(labels.dtype)
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Augmentation:
         """Pair ``(H, W, 3)``, ``(H, W)`` → ``(crop, crop, 3)``, ``(crop, crop)``, from (seed, draw, index) alone.
 
         Scaled bilinearly (labels: nearest), both sides to ``round(scale · side)`` pixels. Where that is
-        smaller than the crop, pixels of grey with the label IGNORE follow on the right and below.
+        smaller than the crop, pixels of grey with the label UNLABELLED follow on the right and below.
         """
         rng = np.random.default_rng((self.seed, draw, index))
         if rng.random() < 0.5:
@@ -36,10 +41,10 @@ class Augmentation:
         scale = self.scales[rng.integers(len(self.scales))]
         size = tuple(round(scale * side) for side in labels.shape[::-1])  # (W, H)
         image = np.asarray(Image.fromarray(image).resize(size, Image.BILINEAR))
-        labels = np.asarray(Image.fromarray(labels).resize(size, Image.NEAREST))
+        labels = nearest(labels, size)
         beyond = [(0, max(0, self.crop - side)) for side in labels.shape]
         image = np.pad(image, (*beyond, (0, 0)), constant_values=PADDING)
-        labels = np.pad(labels, beyond, constant_values=IGNORE)
+        labels = np.pad(labels, beyond, constant_values=UNLABELLED)
         top, left = (int(rng.integers(side - self.crop + 1)) for side in labels.shape)
         window = np.s_[top : top + self.crop, left : left + self.crop]
         return image[window], labels[window]
@@ -47,9 +52,9 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class SegmentationSet(Dataset):
-    """Pairs that a function decodes by index: uint8 image ``(H, W, 3)`` and uint8 labels ``(H, W)``.
+    """Pairs that a function decodes by index: uint8 image ``(H, W, 3)`` and int16 labels ``(H, W)``.
 
-    Labels are indices of ``classes``, or IGNORE. ``names`` say which file an image came from;
+    Labels are indices of ``classes``, or UNLABELLED. ``names`` say which file an image came from;
     ``fingerprint`` changes whenever a pixel or label could; the augmentation, which the configuration
     describes, is not part of it.
     """

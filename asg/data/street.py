@@ -4,22 +4,22 @@ Read in the layouts that their authors publish (``data_scripts/{gta5,cityscapes,
 
 - GTA5: ``images/00001.png`` … ``24966.png`` and ``labels/`` with the same names, palette images of label ids;
 - Cityscapes: ``leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png``, ``gtFine/SPLIT/CITY/NAME_gtFine_labelIds.png``;
+  ``gtFine/train`` may be absent, since self-training adapts to these images without their labels;
 - CamVid: ``701_StillsRaw_full/NAME.png`` and ``LabeledApproved_full/NAME_L.png``, whose colours are classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from scipy.io import loadmat
 
 from asg import AsgError
-from asg.data.images import fingerprint_of, read_image
-from asg.data.segmentation import IGNORE, SegmentationSet
+from asg.data.images import UNLABELLED, fingerprint_of, read_image
+from asg.data.segmentation import SegmentationSet, nearest
 
 # The label id of each train class, by train id (Cordts et al. 2016; helpers/labels.py of cityscapesScripts).
 IDS = {
@@ -28,7 +28,7 @@ IDS = {
     "truck": 27, "bus": 28, "train": 31, "motorcycle": 32, "bicycle": 33,
 }  # fmt: skip
 CLASSES = tuple(IDS)
-UNKNOWN = 254  # in a look-up table: no published id or colour
+UNKNOWN = UNLABELLED - 1  # in a look-up table: no published id or colour
 # The colours (0xRRGGBB) of CamVid's 32 classes by the train class that Cityscapes' annotators would have chosen.
 CAMVID = {
     "road": (0x804080, 0x8000C0, 0xC00040),  # Road, LaneMkgsDriv, LaneMkgsNonDriv
@@ -43,24 +43,25 @@ CAMVID = {
            0x40C080, 0x8080C0, 0x000040, 0xC080C0, 0x400040),
 }  # fmt: skip
 STRAY = "Seq05VD_f02610_L.png"  # as published it has 175 pixels of other colours
+LIST, SPLIT = "gta5_train.txt", "split.mat"  # of GTA5: the reference's list, the authors' split
 HELD_OUT = 100  # every hundredth pair is held out for validation on the synthetic side (departure 4)
 
 
 @cache
 def id_table(highest: int) -> np.ndarray:
-    """Label id → train id, IGNORE (all other ids up to ``highest``, and −1) or UNKNOWN; ``(65536,)``."""
-    table = np.full(1 << 16, UNKNOWN, np.uint8)
-    table[[*range(highest + 1), 255, 65535]] = IGNORE  # −1 in 8 and in 16 bits
+    """Label id → train id, UNLABELLED (all other ids up to ``highest``, and −1) or UNKNOWN; ``(65536,)``."""
+    table = np.full(1 << 16, UNKNOWN, np.int16)
+    table[[*range(highest + 1), 255, 65535]] = UNLABELLED  # −1 in 8 and in 16 bits
     table[list(IDS.values())] = range(len(IDS))
     return table
 
 
 @cache
 def colour_table() -> np.ndarray:
-    """CamVid's colour → train id, IGNORE or UNKNOWN; ``(2²⁴,)``."""
-    table = np.full(1 << 24, UNKNOWN, np.uint8)
+    """CamVid's colour → train id, UNLABELLED or UNKNOWN; ``(2²⁴,)``."""
+    table = np.full(1 << 24, UNKNOWN, np.int16)
     for name, colours in CAMVID.items():
-        table[list(colours)] = IGNORE if name is None else CLASSES.index(name)
+        table[list(colours)] = UNLABELLED if name is None else CLASSES.index(name)
     return table
 
 
@@ -83,38 +84,47 @@ def read_colours(path: Path) -> np.ndarray:
     if (unknown := labels == UNKNOWN).any() and path.name != STRAY:
         colour = tuple(colours[unknown][0].tolist())
         raise AsgError(f"{path} holds the colour {colour}, which means no class of CamVid: obtain it again.")
-    return np.where(unknown, np.uint8(IGNORE), labels)
+    return np.where(unknown, np.int16(UNLABELLED), labels)
 
 
-def find(root: Path, what: str, pattern: str, label_of: Callable[[Path], Path]) -> list[tuple[Path, Path]]:
-    """Every image of ``root`` that matches ``pattern``, sorted, with its label map, which must be there."""
+def find(
+    root: Path, what: str, pattern: str, label_of: Callable[[Path], Path] | None
+) -> list[tuple[Path, Path | None]]:
+    """Every image of ``root`` that matches ``pattern``, sorted, with its label map, which must be there.
+
+    ``label_of`` None: no label map is looked for.
+    """
     remedy = f"run `python data_scripts/{what.lower()}.py --to {root}`, or give the folder that has it as published."
-    pairs = [(image, label_of(image)) for image in sorted(root.glob(pattern))]
+    pairs = [(image, label_of(image) if label_of else None) for image in sorted(root.glob(pattern))]
     if not pairs:
         raise AsgError(f"{what} is not at {root} (no {pattern} in it): {remedy}")
-    if lost := [pair for pair in pairs if not pair[1].is_file()]:
+    if lost := [pair for pair in pairs if pair[1] is not None and not pair[1].is_file()]:
         raise AsgError(f"{lost[0][0]} ({len(lost)} of {len(pairs)} images) lacks its label map {lost[0][1]}: {remedy}")
     return pairs
 
 
 def pair_set(
-    root: Path, pairs: list[tuple[Path, Path]], read: Callable[[Path], np.ndarray], resized: bool = False
+    root: Path, pairs: list[tuple[Path, Path | None]], read: Callable[[Path], np.ndarray], resized: bool = False
 ) -> SegmentationSet:
     """Pairs of files as a :class:`SegmentationSet`; its fingerprint covers names and sizes in bytes.
 
-    A label map of another size than its image is an error or, if ``resized``, brought to its size (nearest).
+    A label map of another size than its image is an error or, if ``resized``, brought to its size (nearest). An
+    image without a label map (None) is UNLABELLED throughout.
     """
 
     def decode(i: int) -> tuple[np.ndarray, np.ndarray]:
-        image, labels = read_image(pairs[i][0]).convert("RGB"), read(pairs[i][1])
+        image = read_image(pairs[i][0]).convert("RGB")
+        if pairs[i][1] is None:
+            return np.asarray(image), np.full(image.size[::-1], UNLABELLED, np.int16)
+        labels = read(pairs[i][1])
         if (size := labels.shape[::-1]) != image.size:
             if not resized:
                 raise AsgError(f"{pairs[i][1]} has {size} pixels and its image {image.size}: obtain both again.")
-            labels = np.asarray(Image.fromarray(labels).resize(image.size, Image.NEAREST))
+            labels = nearest(labels, image.size)
         return np.asarray(image), labels
 
     names = tuple(image.relative_to(root).as_posix() for image, _ in pairs)
-    sizes = [(image.stat().st_size, labels.stat().st_size) for image, labels in pairs]
+    sizes = [tuple(path.stat().st_size for path in pair if path is not None) for pair in pairs]
     return SegmentationSet(decode, CLASSES, names, fingerprint_of(names, sizes))
 
 
@@ -128,31 +138,76 @@ def official_split(path: Path) -> dict[str, set[int]]:
         raise AsgError(f"{path} cannot be read as GTA5's split ({error}): {remedy}") from None
 
 
-def gta5(root: Path, official: bool = False) -> tuple[SegmentationSet, SegmentationSet]:
-    """GTA5 for training, and every hundredth pair, held out for validation.
+def read_list(path: Path, there: Collection[str]) -> set[str]:
+    """File names of the images that a list names, one a line: ``00001.png``, or any path that ends in it.
 
-    ``official``: train on the training part of the authors' split, the 12,403 images of the paper, and
-    validate on every hundredth of its validation part.
+    Raises :class:`AsgError` for a list that is missing or empty, and with the number of a line that names an image
+    which is not ``there`` or one that an earlier line names.
+    """
+    if not path.is_file():
+        raise AsgError(
+            f"The list {path} of GTA5 images is missing: obtain the reference's {LIST}, not ours to pass on, and "
+            "run `python data_scripts/gta5.py --list FILE`, or set source_list to another list, to "
+            f"{SPLIT} (the authors' split) or to null (all images)."
+        )
+    named: dict[str, int] = {}
+    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
+        name = line.strip().rpartition("/")[2]
+        if name not in there:
+            raise AsgError(
+                f"{path}, line {number}: there is no GTA5 image {name!r}: mend the line or obtain the images."
+            )
+        if name in named:
+            raise AsgError(f"{path}, line {number}: line {named[name]} names {name} too: remove one of them.")
+        named[name] = number
+    if not named:
+        raise AsgError(f"The list {path} names no image: write one file name a line, as 00001.png.")
+    return set(named)
+
+
+def gta5(root: Path, listed: str | None = None) -> tuple[SegmentationSet, SegmentationSet]:
+    """GTA5 for training, and pairs that are not trained on, for validation (departure 4).
+
+    ``listed``, a file below ``root`` or an absolute path, says which images train:
+
+    - a list (:func:`read_list`): those it names, in the order of their numbers; every hundredth of the others
+      validates. The paper trains on the 12,403 images of the reference's ``gta5_train.txt``;
+    - a ``.mat`` file: the training part of the authors' split; every hundredth of its validation part validates. That
+      training part has 12,403 images too, and with the validation part 18,785. Whether it *is* the reference's list is
+      not known to us: the numbers agree, the names were not compared;
+    - None: all, but every hundredth, which validates.
 
     Some published label maps have another size than their image. They are resized to it: both show the whole
     of one rendered view, so that they differ in scale only, and published results are of all images.
     """
     pairs = find(root, "GTA5", f"images/{'[0-9]' * 5}.png", lambda image: root / "labels" / image.name)
-    train, held = [pair for i, pair in enumerate(pairs) if i % HELD_OUT], pairs
-    if official:
-        split = official_split(root / "split.mat")
+    if listed is None:
+        train, held = [pair for i, pair in enumerate(pairs) if i % HELD_OUT], pairs
+    elif (path := root / listed).suffix == ".mat":
+        split = official_split(path)
         train, held = ([p for p in pairs if int(p[0].stem) in split[part]] for part in ("train", "val"))
+    else:
+        chosen = read_list(path, {image.name for image, _ in pairs})
+        train, held = ([p for p in pairs if (p[0].name in chosen) == inside] for inside in (True, False))
+        if not held:
+            raise AsgError(f"The list {path} names every image of {root}, and none is left to validate on: shorten it.")
     read = partial(read_ids, highest=34)  # the licence plate, −1 in Cityscapes
     return pair_set(root, train, read, resized=True), pair_set(root, held[::HELD_OUT], read, resized=True)
 
 
-def cityscapes(root: Path, split: str = "val") -> SegmentationSet:
-    """Cityscapes with its fine labels; results are published on ``val`` (500 images), ``train`` has 2,975."""
+def cityscapes(root: Path, split: str = "val", labelled: bool = True) -> SegmentationSet:
+    """Cityscapes with its fine labels; results are published on ``val`` (500 images), ``train`` has 2,975.
+
+    Without ``labelled`` no label map is read or needs to be there, and every pixel is UNLABELLED.
+    """
 
     def label_of(image: Path) -> Path:
         return root / "gtFine" / split / image.parent.name / image.name.replace("leftImg8bit", "gtFine_labelIds")
 
-    pairs = find(root, "Cityscapes", f"leftImg8bit/{split}/*/[!.]*_leftImg8bit.png", label_of)
+    pattern = f"leftImg8bit/{split}/*/[!.]*_leftImg8bit.png"
+    pairs = find(root, "Cityscapes", pattern, label_of if labelled else None)
     return pair_set(root, pairs, partial(read_ids, highest=33))
 
 

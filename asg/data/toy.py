@@ -55,7 +55,7 @@ def scene_set(count: int, size: int, seed: int, real: bool) -> SegmentationSet:
     def decode(i: int) -> tuple[np.ndarray, np.ndarray]:
         pixels = draw(i % len(CLASSES), size, np.random.default_rng((seed, i)), real)
         shape = np.abs(pixels.astype(int) - (35 if real else 230)).max(2) > 30  # (H, W)
-        return pixels, (shape * (1 + i % len(CLASSES))).astype(np.uint8)
+        return pixels, (shape * (1 + i % len(CLASSES))).astype(np.int16)
 
     names = tuple(f"toy-scene-{seed}-{i}" for i in range(count))
     return SegmentationSet(decode, ("ground", *CLASSES), names, fingerprint_of("toy scenes", count, size, seed, real))

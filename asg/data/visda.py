@@ -61,7 +61,7 @@ def image_set(root: Path, split: str, rows: list[tuple[str, int]], size: int) ->
         torch.tensor([label for _, label in rows]),
         CLASSES,
         tuple(name for name, _ in rows),
-        fingerprint_of("visda17", str(root.resolve()), split, size, rows),
+        fingerprint_of("visda17", split, size, rows),
         cluster=models([name for name, _ in rows]),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -52,17 +53,16 @@ def make_objective(
     return objective
 
 
-def make_evaluation(
-    student: Student, domains: Domains, config: RunConfig, device: torch.device
-) -> Callable[[Student], dict]:
-    """A function of the student: every number of an evaluation, on held-out renders and on photos.
+def make_evaluation(student: Student, domains: Domains, config: RunConfig, device: torch.device) -> Callable[..., dict]:
+    """``evaluate(student, final=False)``: every number of an evaluation, on held-out renders and on photos.
 
     ``kl`` is the divergence from the ImageNet network on held-out synthetic images, in nats;
     ``validation`` the accuracy there, ``validation_loss`` the task loss and ``validation_loss_error`` its
     standard error over the designs (:func:`asg.metrics.mean_error`; left out where it is not defined, as
     with one held-out image); ``drift`` the relative distance of each layer group from its ImageNet weights; the
-    numbers on photos are those of :func:`asg.metrics.evaluate_photos`, the energy of their features
-    at three powers (``hse0`` …) and the features' likeness to the ImageNet network's (``cka``).
+    numbers on photos are those of :func:`asg.metrics.evaluate_photos`. The ``final`` evaluation, and no other, has
+    what takes minutes on VisDA-17: the energy of the photos' features at three powers (``hse0`` …; of two photos or
+    more), and the features' likeness to the ImageNet network's (``cka``).
     """
     mapping = None
     if domains.imagenet_classes is not None:
@@ -79,7 +79,7 @@ def make_evaluation(
         photo_features = frozen.features(student, photos, device)
     start = {k: [p.detach().clone() for p in v] for k, v in layer_groups(student).items() if k != "head"}
 
-    def evaluate(now: Student) -> dict:
+    def evaluate(now: Student, *, final: bool = False) -> dict:
         task, imagenet, _ = forward_all(now, held, frozen.EVALUATION_BATCH, device)
         losses = F.cross_entropy(task, held.labels, reduction="none")  # (N,)
         numbers = {
@@ -96,8 +96,11 @@ def make_evaluation(
             if domains.mirror:
                 *mirrored, _ = forward_all(now, photos, frozen.EVALUATION_BATCH, device, mirror=True)
             numbers |= evaluate_photos(plain, mirrored, photos, photo_teacher, mapping)
-            numbers |= {f"hse{power}": hyperspherical_energy(features, power) for power in (0, 1, 2)}
-            numbers["cka"] = linear_cka(features, photo_features)
+            if final and len(photos) > 1:
+                energies = hyperspherical_energy(features, device)
+                numbers |= {f"hse{power}": energy for power, energy in enumerate(energies)}
+            if final:
+                numbers["cka"] = linear_cka(features, photo_features)
         return numbers
 
     return evaluate
@@ -107,16 +110,17 @@ def prepare(config: RunConfig, accelerator: Accelerator) -> Task:
     """Data, network, objective and evaluation of a classification run."""
     domains = load_domains(config)
     student = build(config, len(domains.source.classes)).to(accelerator.device)
-    with accelerator.main_process_first():
-        evaluate = make_evaluation(student, domains, config, accelerator.device)
-        teacher = None
-        if config.guidance:
-            teacher = frozen.log_probabilities(student, domains.source, accelerator.device)
-            teacher = teacher.to(accelerator.device)  # indexed there: no step waits for the host
-        penalty = make_penalty(config, student, domains.source, accelerator.device)
+    evaluate = make_evaluation(student, domains, config, accelerator.device)
+    teacher = None
+    if config.guidance:
+        teacher = frozen.log_probabilities(student, domains.source, accelerator.device)
+        teacher = teacher.to(accelerator.device)  # indexed there: no step waits for the host
+    penalty = make_penalty(config, student, domains.source, accelerator.device)
     objective = make_objective(config, teacher, penalty)
-    photo_by_photo = ("predicted", "confidence")
-    return Task(student, layer_groups(student), domains.source, objective, evaluate, "accuracy", bulky=photo_by_photo)
+    return Task(
+        student, layer_groups(student), domains.source, objective, evaluate, "accuracy",
+        bulky=("predicted", "confidence"), final=partial(evaluate, final=True),
+    )  # fmt: skip
 
 
 def train(
@@ -124,6 +128,7 @@ def train(
     folder: Path,
     device: str | None = None,
     on_evaluation: Callable[[dict], None] = lambda evaluation: None,
+    stop: int | None = None,
 ) -> tuple[dict, Student]:
     """One run: see :func:`asg.trainers.task.conduct`."""
-    return conduct(config, folder, device, prepare, on_evaluation)
+    return conduct(config, folder, device, prepare, on_evaluation, stop)

@@ -11,11 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from asg import AsgError
+from asg import AsgError, processes
 from asg.data import cache_root
 from asg.data.images import ImageSet, make_folder
 from asg.metrics import forward_all
 from asg.models import Student
+from asg.recipes import version
 
 EVALUATION_BATCH = 64
 
@@ -44,11 +45,14 @@ def _outputs(what: str, student: Student, images: ImageSet, device: torch.device
 def kept(what: str, name: str, device: torch.device, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors that ``compute`` gives, from the file ``name`` if they were computed before.
 
-    The file is also named by the device and its threads, since the last bit depends on how sums are split.
+    Of several processes the main one computes, and the others read the file.
+    The file is also named by the version of what computes it (:mod:`asg.recipes`), and by the device and its threads,
+    since the last bit depends on how sums are split.
     """
     split = f"cpu{torch.get_num_threads()}" if device.type == "cpu" else device.type
-    path = cache_root() / what / f"{name}-{split}.safetensors"
-    if not path.exists():
+    path = cache_root() / what / f"{version(what)}-{name}-{split}.safetensors"
+
+    def write() -> None:
         make_folder(path.parent)
         partial = path.with_suffix(f".{os.getpid()}")
         try:
@@ -57,6 +61,8 @@ def kept(what: str, name: str, device: torch.device, compute: Callable[[], dict[
         except (OSError, SafetensorError) as error:  # the second is its word for a full disk
             partial.unlink(missing_ok=True)
             raise AsgError(f"What was computed cannot be kept in {path.parent} ({error}): free some space.") from None
+
+    processes.written(path, write)
     try:
         return load_file(path)
     except Exception as error:  # safetensors raises its own kind for a broken file

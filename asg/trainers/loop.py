@@ -16,16 +16,18 @@ from typing import NoReturn
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState
+from accelerate.utils import patch_environment
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from tqdm import tqdm
 
-from asg import AsgError
+from asg import AsgError, processes
 from asg.config import RunConfig
 from asg.controllers.base import Controller
 from asg.data.images import StepSampler, total_steps
 from asg.trainers.optimiser import ReferenceSGD
 
+FIRST = 3  # steps whose losses a record keeps, so that they can be repeated
 CHECK = 10  # steps between two looks at the loss: each look waits for the device
 CHECKPOINT_SECONDS = 120.0  # at most this much work is lost to an interruption
 
@@ -39,6 +41,7 @@ class Progress:
     """What a checkpoint keeps besides weights and momentum."""
 
     step: int = 0
+    first_losses: list[dict[str, float]] = field(default_factory=list)  # of each of the first steps
     evaluations: list[dict] = field(default_factory=list)
     seconds: float = 0.0
     window: dict[str, float] = field(default_factory=dict)  # sums of the losses since the last evaluation
@@ -46,13 +49,31 @@ class Progress:
 
 
 def make_accelerator(config: RunConfig, device: str | None) -> Accelerator:
-    """accelerate's view of ``device`` (None: the best there is); the batch is split over devices."""
+    """accelerate's view of ``device`` (None: the best there is); processes that share a run split its batches.
+
+    Raises :class:`AsgError` for a device that there is not (see :func:`asg.processes.device_kind`) and for a batch
+    that does not divide.
+    """
+    kind, several = processes.device_kind(device), processes.launched() > 1
+    if config.batch % processes.launched():
+        raise AsgError(
+            f"A batch of {config.batch} cannot be split over {processes.launched()} processes: choose a batch that "
+            "their number divides, or another number of processes."
+        )
     AcceleratorState._reset_state(reset_partial_state=True)  # else a process's first run fixes precision and device
-    return Accelerator(
-        cpu=device == "cpu",
-        mixed_precision=config.precision,
-        dataloader_config=DataLoaderConfiguration(split_batches=True, dispatch_batches=False, even_batches=False),
-    )
+    with patch_environment(**({"ACCELERATE_TORCH_DEVICE": device} if device and not several else {})):
+        accelerator = Accelerator(
+            cpu=kind == "cpu",
+            mixed_precision=config.precision,
+            dataloader_config=DataLoaderConfiguration(split_batches=True, dispatch_batches=False, even_batches=False),
+        )
+    if accelerator.num_processes != processes.launched() or accelerator.device.type != kind:
+        raise AsgError(
+            f"accelerate gives {accelerator.num_processes} processes on {accelerator.device.type} where "
+            f"{processes.launched()} on {kind} were asked for: unset the ACCELERATE_… variables of the environment."
+        )
+    processes.meet()
+    return accelerator
 
 
 def make_optimiser(config: RunConfig, groups: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
@@ -111,28 +132,36 @@ def fit(
     accelerator: Accelerator,
     on_evaluation: Callable[[dict], None] = lambda evaluation: None,
     batches: Callable[[int, int, int, int, int], BatchSampler] = StepSampler,
+    final: Callable[[nn.Module], dict] | None = None,
+    stop: int | None = None,
 ) -> Progress:
     """Train ``network`` in place and return its evaluations, going on from ``folder``'s checkpoint if any.
 
+    With ``stop`` it ends after that many steps of the whole training, not evaluated there.
+
     ``objective(network, indices, x, labels)`` gives named losses, of which ``total`` is minimised;
-    ``batches`` draws the indices of each step.
+    ``batches`` draws the indices of each step; ``final`` is called in place of ``evaluate`` after the last one.
     The controller sets the rate of each layer group before each step and is told the losses after it.
+    Several processes share each batch: losses are averaged over them, as gradients are, so an objective that divides
+    by a count of its own part must scale it (:func:`asg.processes.share`). The main process alone writes the
+    checkpoint and calls ``on_evaluation``; every process ends with the same network and evaluations.
     Raises :class:`Diverged` when the loss is no longer finite; the last good checkpoint stays.
     """
     total = total_steps(config, len(images))
     optimiser, at, path = make_optimiser(config, groups), Progress(), folder / "checkpoint.pt"
     network.to(accelerator.device)
-    if path.exists():
-        saved = load_checkpoint(path, accelerator.device)
+    saved = load_checkpoint(path, accelerator.device) if processes.once(path.exists) else None
+    if saved is not None:
         network.load_state_dict(saved["network"])
         optimiser.load_state_dict(saved["optimiser"])
         controller.load_state_dict(saved["controller"])
         at = Progress(**saved["progress"])
-    sampler = batches(len(images), config.batch, config.seed, at.step, total)
+    end = total if stop is None else min(stop, total)
+    sampler = batches(len(images), config.batch, config.seed, at.step, end)
     loader = DataLoader(images, batch_sampler=sampler, num_workers=config.workers)
     network, optimiser, loader = accelerator.prepare(network, optimiser, loader)
     bare = accelerator.unwrap_model(network)
-    if path.exists() and "scaler" in saved and accelerator.scaler is not None:
+    if saved is not None and "scaler" in saved and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(saved["scaler"])
     parts = {"network": bare, "optimiser": optimiser, "controller": controller, "scaler": accelerator.scaler}
 
@@ -161,14 +190,17 @@ def fit(
     def take_stock() -> None:
         look(checkpoint=False)
         means = {k: v / at.window_steps for k, v in at.window.items()}
-        numbers = {"step": at.step, **{f"train_{k}": v for k, v in means.items()}, **evaluate(bare)}
+        measure = final if final and at.step == total else evaluate
+        numbers = {"step": at.step, **{f"train_{k}": v for k, v in means.items()}, **measure(bare.eval())}
+        numbers = processes.gathered(numbers)[0]  # the last bits may differ between devices, what is decided must not
         if not is_finite(numbers):
             diverged()
         at.evaluations.append(numbers)
         sums.clear()
         at.window_steps = 0
         look(checkpoint=True)
-        on_evaluation(at.evaluations[-1])
+        if accelerator.is_main_process:
+            on_evaluation(at.evaluations[-1])
 
     if not at.evaluations:
         take_stock()
@@ -178,12 +210,14 @@ def fit(
         rates = controller.rates(at.step)
         for group in optimiser.param_groups:
             group["lr"] = rates[group["name"]]
-        losses = objective(network, indices, x, labels)
+        losses = objective(network.train(), indices, x, labels)
         optimiser.zero_grad()
         accelerator.backward(losses["total"])
         optimiser.step()
         losses = accelerator.reduce({name: value.detach() for name, value in losses.items()}, "mean")
         controller.observe(at.step, losses)
+        if at.step < FIRST:
+            at.first_losses.append({name: float(value) for name, value in losses.items()})
         for name, value in losses.items():
             sums[name] = sums.get(name, 0.0) + value
         at.step += 1

@@ -10,8 +10,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from asg import processes
 from asg.config import RunConfig
 from asg.data import read_domains
+from asg.data.images import UNLABELLED, same_size
 from asg.data.segmentation import Augmentation, Draws, SegmentationDomains, SegmentationSet
 from asg.dense_losses import capped_weight, segmentation_loss
 from asg.dense_metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
@@ -22,25 +24,73 @@ from asg.trainers import frozen
 from asg.trainers.task import Task, conduct
 
 WINDOW, OVERLAP = (1024, 2048), 256  # the largest piece that is answered at once: a whole image of Cityscapes
+PIXELS = WINDOW[0] * WINDOW[1]  # of the images that are answered at once
 
 
 def build(config: RunConfig, classes: int) -> DenseStudent:
     """The network of a run at its start: ImageNet weights, kept classifier, new task head from ``config.seed``."""
-    return build_dense(*imagenet_network(config), classes, torch.Generator().manual_seed(config.seed))
+    generator = torch.Generator().manual_seed(config.seed)
+    return build_dense(*imagenet_network(config), classes, generator, config.dense_head)
 
 
 @torch.inference_mode()
-def imagenet_answers(student: DenseStudent, images: SegmentationSet, chunks: int, device: torch.device) -> Tensor:
+def imagenet_answers(
+    student: DenseStudent, images: SegmentationSet, chunks: int, device: torch.device, workers: int = 0
+) -> Tensor:
     """Log-softmax ``(N, chunks², K)`` of a network's ImageNet answers on whole, fixed images."""
-    answers = [student.imagenet_logits(images[i][1][None].to(device), chunks) for i in range(len(images))]
-    return torch.stack(answers).float().cpu().log_softmax(2)
+    answers = [
+        student.imagenet_logits(x.to(device), chunks).float().cpu().unflatten(0, (-1, chunks**2))  # (n, chunks², K)
+        for _, x, _ in same_size(images, range(len(images)), workers, PIXELS)
+    ]
+    return torch.cat(answers).log_softmax(2)
 
 
-def kept_answers(student: DenseStudent, images: SegmentationSet, chunks: int, device: torch.device) -> Tensor:
+def kept_answers(
+    student: DenseStudent, images: SegmentationSet, chunks: int, device: torch.device, workers: int = 0
+) -> Tensor:
     """:func:`imagenet_answers` of a student that is still at its start, computed once and kept on disk."""
+
+    def compute() -> dict[str, Tensor]:
+        return {"answers": imagenet_answers(student, images, chunks, device, workers)}
+
     name = f"{images.fingerprint}-{frozen.fingerprint(student)}-{chunks}"
-    found = frozen.kept("dense", name, device, lambda: {"answers": imagenet_answers(student, images, chunks, device)})
-    return found["answers"]
+    return frozen.kept("dense", name, device, compute)["answers"]
+
+
+@torch.inference_mode()
+def both_answers(student: DenseStudent, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Task logits ``(N, C, H, W)`` and ImageNet logits ``(N, K)`` of uint8 images ``(N, 3, H, W)``.
+
+    One forward gives both, unless the images are larger than ``WINDOW``: then the task is answered in windows, and
+    ImageNet's classifier still sees the whole image.
+    """
+    if all(side <= most for side, most in zip(x.shape[-2:], WINDOW, strict=True)):
+        logits, features = student(x)
+        return logits.float(), student.kept_logits(features).float()
+    windowed = torch.stack([predict(student, image, WINDOW, OVERLAP) for image in x])  # (N, C, H, W)
+    return windowed.float(), student.imagenet_logits(x).float()
+
+
+def evaluated(
+    student: DenseStudent, images: SegmentationSet, device: torch.device, workers: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Confusion matrix ``(C, C)``, loss of each image ``(N,)`` and ImageNet logits ``(N, K)`` of a set, on the CPU.
+
+    Each image is decoded and answered once; several processes share the images out, and each gets the whole result.
+    """
+    classes, found = len(images.classes), {}
+    confusion = torch.zeros(classes, classes, dtype=torch.long)
+    mine = range(processes.index(), len(images), processes.count())
+    for indices, x, labels in same_size(images, mine, workers, PIXELS):
+        logits, imagenet = both_answers(student, x.to(device))
+        truth = labels.to(device)
+        for k, index in enumerate(indices):
+            found[index] = float(segmentation_loss(logits[k : k + 1], truth[k : k + 1])), imagenet[k].cpu()
+        confusion += confusion_matrix(logits.argmax(1).cpu(), labels, classes)
+    parts = processes.gathered((confusion, found))
+    everything = {index: one for _, part in parts for index, one in part.items()}
+    losses, imagenet = zip(*(everything[i] for i in range(len(images))), strict=True)
+    return sum(matrix for matrix, _ in parts), torch.tensor(losses), torch.stack(imagenet)
 
 
 def make_objective(
@@ -54,11 +104,11 @@ def make_objective(
 
     def objective(network: nn.Module, indices: Tensor, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits, features = network(x)
-        task = segmentation_loss(logits, labels)
+        task = segmentation_loss(logits, labels) * processes.share((labels != UNLABELLED).sum())
         if teacher is None:
             return {"total": task, "task": task}
         kl = proxy_guidance(student.kept_logits(features, config.chunks or 1), teacher(indices, x))
-        weight = capped_weight(config.guidance, kl, config.cap) if config.cap else config.guidance
+        weight = capped_weight(config.guidance, processes.mean(kl), config.cap) if config.cap else config.guidance
         return {"total": task + weight * kl, "task": task, "guidance": kl}
 
     return objective
@@ -75,7 +125,7 @@ def make_teacher(
         return None
     chunks = config.chunks or 1
     if images.augmentation is None:
-        answers = kept_answers(student, images, chunks, device).to(device)  # (N, chunks², K)
+        answers = kept_answers(student, images, chunks, device, config.workers).to(device)  # (N, chunks², K)
         return lambda indices, x: answers[indices].flatten(0, 1)
     untouched = student.teacher()
 
@@ -98,36 +148,24 @@ def make_evaluation(
     target images with the same top ImageNet class. Every composed scene is drawn by itself, from the same
     few held-out designs: the error is that of scenes of these designs, and says nothing of other designs.
     """
-    held = kept_answers(student, domains.validation, 1, device)[:, 0]  # (N, K)
-    real = kept_answers(student, domains.target, 1, device)[:, 0].argmax(1)  # (M,)
+    held = kept_answers(student, domains.validation, 1, device, config.workers)[:, 0]  # (N, K)
+    real = kept_answers(student, domains.target, 1, device, config.workers)[:, 0].argmax(1)  # (M,)
     start = {k: [p.detach().clone() for p in v] for k, v in layer_groups(student).items() if k != "head"}
 
-    def look(now: DenseStudent, images: SegmentationSet) -> tuple[Tensor, Tensor]:
-        classes, losses = len(images.classes), []
-        total = torch.zeros(classes, classes, dtype=torch.long)
-        for i in range(len(images)):
-            _, image, labels = images[i]
-            logits = predict(now, image, WINDOW, OVERLAP)[None].float()  # (1, C, H, W)
-            losses.append(float(segmentation_loss(logits, labels[None].to(device))))
-            total += confusion_matrix(logits.argmax(1)[0].cpu(), labels, classes)
-        return total, torch.tensor(losses)
-
     def evaluate(now: DenseStudent) -> dict:
-        synthetic, losses = look(now, domains.validation)
-        photographed, _ = look(now, domains.target)
+        synthetic, losses, imagenet = evaluated(now, domains.validation, device, config.workers)
+        photographed, _, imagenet_of_photos = evaluated(now, domains.target, device, config.workers)
         iou = iou_per_class(photographed)
         return {
             "validation": mean_iou(synthetic),
             "validation_loss": float(losses.mean()),
             "validation_loss_error": float(losses.std() / len(losses) ** 0.5),
-            "kl": float(proxy_guidance(imagenet_answers(now, domains.validation, 1, device)[:, 0], held)),
+            "kl": float(proxy_guidance(imagenet, held)),
             "drift": drift(now, start),
             "miou": mean_iou(photographed),
             "pixels": pixel_accuracy(photographed),
             "per_class": {c: float(v) for c, v in zip(domains.target.classes, iou, strict=True) if not v.isnan()},
-            "agreement": float(
-                (imagenet_answers(now, domains.target, 1, device)[:, 0].argmax(1) == real).float().mean()
-            ),
+            "agreement": float((imagenet_of_photos.argmax(1) == real).float().mean()),
         }
 
     return evaluate
@@ -140,9 +178,8 @@ def prepare(config: RunConfig, accelerator: Accelerator) -> Task:
     source = domains.source
     if config.crop:
         source = replace(source, augmentation=Augmentation(crop=config.crop, seed=config.seed))
-    with accelerator.main_process_first():
-        evaluate = make_evaluation(student, domains, config, device)
-        teacher = make_teacher(config, student, source, device)
+    evaluate = make_evaluation(student, domains, config, device)
+    teacher = make_teacher(config, student, source, device)
     objective = make_objective(config, student, teacher)
     return Task(student, layer_groups(student), source, objective, evaluate, "miou", batches=Draws)
 
@@ -152,6 +189,7 @@ def train(
     folder: Path,
     device: str | None = None,
     on_evaluation: Callable[[dict], None] = lambda evaluation: None,
+    stop: int | None = None,
 ) -> tuple[dict, DenseStudent]:
     """One run: see :func:`asg.trainers.task.conduct`."""
-    return conduct(config, folder, device, prepare, on_evaluation)
+    return conduct(config, folder, device, prepare, on_evaluation, stop)

@@ -18,11 +18,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, Dataset
 
-from asg import AsgError
+from asg import AsgError, processes
 from asg.config import RunConfig
-from asg.data import SEGMENTATION, read_domains, unlabelled
-from asg.data.images import UNLABELLED, StepSampler, make_folder, total_steps
-from asg.data.segmentation import IGNORE, Augmentation
+from asg.data import SEGMENTATION, read_domains, unlabelled, with_truth
+from asg.data.images import UNLABELLED, StepSampler, make_folder, same_size, total_steps
+from asg.data.segmentation import Augmentation
 from asg.dense_losses import segmentation_loss
 from asg.pseudo_labels import (
     ConfidenceHistograms,
@@ -62,7 +62,7 @@ class Labeller:
 
 @dataclass(frozen=True)
 class Union(Dataset):
-    """The source, then the ``chosen`` images of the target, whose labels are hidden (IGNORE)."""
+    """The source, then the ``chosen`` images of the target, none of which has a label (UNLABELLED)."""
 
     source: Dataset
     target: Dataset
@@ -76,8 +76,7 @@ class Union(Dataset):
         if index < len(self.source):
             return self.source[at]
         there = self.chosen[index - len(self.source)]
-        _, image, labels = self.target[(there, *draw) if draw else there]
-        return index, image, torch.full_like(labels, IGNORE)
+        return index, *self.target[(there, *draw) if draw else there][1:]
 
 
 class Halves(BatchSampler):
@@ -103,42 +102,58 @@ class Halves(BatchSampler):
 
 
 @torch.no_grad()
-def survey(network: nn.Module, target: Dataset, classes: int, portion: float, device: torch.device) -> Tensor:
-    """Class-balanced thresholds ``(C,)`` of a network over all pixels of a target set, in bounded memory."""
+def survey(
+    network: nn.Module, target: Dataset, classes: int, portion: float, device: torch.device, workers: int = 0
+) -> Tensor:
+    """Class-balanced thresholds ``(C,)`` of a network over all pixels of a target set, in bounded memory.
+
+    Several processes share the images out and add up their histograms.
+    """
     seen = ConfidenceHistograms(classes)
-    for i in range(len(target)):
-        seen.add(*network(target[i][1][None].to(device))[0].float().softmax(1).max(1))
+    mine = range(processes.index(), len(target), processes.count())
+    for _, x, _ in same_size(target, mine, workers, segmentation.PIXELS):
+        seen.add(*network(x.to(device))[0].float().softmax(1).max(1))
+    seen.counts = sum(processes.gathered(seen.counts))
     return seen.thresholds(portion).float().to(device)
 
 
-def label(labeller: Labeller, target: Dataset, classes: int, device: torch.device) -> tuple[tuple[int, ...], dict]:
+def label(
+    labeller: Labeller, target: Dataset, classes: int, device: torch.device, workers: int = 0
+) -> tuple[tuple[int, ...], dict]:
     """The images that get a pseudo-label somewhere, and what the labels are worth.
 
     ``labelled`` counts the pseudo-labels of each class, ``sure`` is their mean confidence, ``selection`` the
-    :func:`~asg.pseudo_labels.selection_matrix` over the set, which alone the truth enters, and ``pseudo`` the
-    label of each image (IGNORE: none), where an image has one.
+    :func:`~asg.pseudo_labels.selection_matrix` over the set, which alone the truth enters and which is left out where
+    no label of the set is known, and ``pseudo`` the label of each image (UNLABELLED: none), where an image has one.
+    Several processes share the images out, and each gets the whole result.
     """
-    chosen, matrix, sure, pseudo = [], torch.zeros(classes, classes + 1, dtype=torch.long), 0.0, []
-    counts = torch.zeros(classes, dtype=torch.long)
-    for i in range(len(target)):
-        _, image, truth = target[i]
-        p = labeller.probabilities(image[None].to(device))
+    images: dict[int, tuple[list[int], float, int | None]] = {}  # label counts, sum of confidences, label
+    matrix = torch.zeros(classes, classes + 1, dtype=torch.long)
+    mine = range(processes.index(), len(target), processes.count())
+    for indices, x, truth in same_size(target, mine, workers, segmentation.PIXELS):
+        p = labeller.probabilities(x.to(device))
         if labeller.alpha:
             soft = soft_labels(p, labeller.thresholds, labeller.alpha)
-            labels = soft.argmax(1).where(soft.sum(1) > 0, IGNORE)
+            labels = soft.argmax(1).where(soft.sum(1) > 0, UNLABELLED)
         else:
             labels = hard_labels(p, labeller.thresholds)
-        selected = labels != IGNORE
-        if labels.dim() == 1:
-            pseudo.append(int(labels))
-        if bool(selected.any()):
-            chosen.append(i)
-            sure += float(p.max(1).values[selected].sum())
-            counts += labels[selected].cpu().bincount(minlength=classes)
-        truth = torch.as_tensor(truth)[None]
-        matrix += selection_matrix(labels.cpu(), truth.where(truth != UNLABELLED, IGNORE), classes)
-    worth = {"labelled": counts.tolist(), "sure": sure / max(1, int(counts.sum())), "selection": matrix.tolist()}
-    return tuple(chosen), {**worth, "pseudo": pseudo}
+        selected = labels != UNLABELLED
+        for k, index in enumerate(indices):
+            counts = labels[k][selected[k]].bincount(minlength=classes).tolist()
+            sure = float(p[k].max(0).values[selected[k]].sum())
+            images[index] = counts, sure, int(labels[k]) if labels.dim() == 1 else None
+        matrix += selection_matrix(labels.cpu(), truth, classes)
+    parts = processes.gathered((matrix, images))
+    everything = {index: one for _, part in parts for index, one in part.items()}
+    counts, sure, pseudo = zip(*(everything[i] for i in range(len(target))), strict=True)
+    labelled, matrix = torch.tensor(counts), sum(part for part, _ in parts)  # (N, C), (C, C + 1)
+    worth = {
+        "labelled": labelled.sum(0).tolist(),
+        "sure": sum(sure) / max(1, int(labelled.sum())),
+        "pseudo": [one for one in pseudo if one is not None],
+        **({"selection": matrix.tolist()} if bool(matrix.any()) else {}),
+    }
+    return tuple(labelled.sum(1).nonzero()[:, 0].tolist()), worth
 
 
 def make_objective(source: int, labeller: Labeller, alpha: float) -> Callable[..., dict[str, Tensor]]:
@@ -146,12 +161,16 @@ def make_objective(source: int, labeller: Labeller, alpha: float) -> Callable[..
 
     def objective(network: nn.Module, indices: Tensor, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits, theirs = network(x)[0], indices >= source
-        losses = {"task": segmentation_loss(logits[~theirs], labels[~theirs])}
         targets = labeller(x[theirs])
-        losses["pseudo"] = self_training_loss(logits[theirs], targets)
+        selected = targets.sum(1) > 0 if targets.is_floating_point() else targets != UNLABELLED
+        counts = torch.stack(((labels[~theirs] != UNLABELLED).sum(), selected.sum()))
+        labelled, pseudo = processes.share(counts)  # a process may have more of them than another
+        losses = {
+            "task": segmentation_loss(logits[~theirs], labels[~theirs]) * labelled,
+            "pseudo": self_training_loss(logits[theirs], targets) * pseudo,
+        }
         if alpha:
-            selected = targets.sum(1) > 0 if targets.is_floating_point() else targets != IGNORE
-            losses["mrkld"] = mrkld(logits[theirs], selected, alpha)
+            losses["mrkld"] = mrkld(logits[theirs], selected, alpha) * pseudo
         return {"total": sum(losses.values()), **losses}
 
     return objective
@@ -175,8 +194,8 @@ def prepare(config: RunConfig, accelerator: Accelerator, number: int, before: di
         raise AsgError("There are no images to adapt to: the target is empty.")
     former = copy.deepcopy(task.network).requires_grad_(False)
     portion = min(1.0, how.portion + number * how.growth)
-    labeller = Labeller(former, survey(former, target, classes, portion, device), how.lrent)
-    chosen, worth = label(labeller, target, classes, device)
+    labeller = Labeller(former, survey(former, target, classes, portion, device, config.workers), how.lrent)
+    chosen, worth = label(labeller, with_truth(config), classes, device, config.workers)
     if not chosen:
         raise AsgError(
             f"No image is sure enough to be a pseudo-label in round {number + 1}: raise portion ({portion:g})."
@@ -195,6 +214,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, number: int, before: di
         images=Union(task.images, target, chosen),
         objective=make_objective(len(task.images), labeller, how.mrkld),
         evaluate=lambda now: {**task.evaluate(now), **report},
+        final=task.final and (lambda now: {**task.final(now), **report}),
         batches=partial(Halves, task.batches, len(task.images)),
         bulky=(),
     )
@@ -206,20 +226,26 @@ def train(
     start: nn.Module,
     device: str | None = None,
     on_evaluation: Callable[[dict], None] = lambda evaluation: None,
+    stop: int | None = None,
 ) -> tuple[dict, nn.Module]:
     """Adapt ``start`` to the target of ``config``, round by round; each round is an :func:`asg.trainers.task.conduct`.
 
     ``folder`` keeps the checkpoint of every round, so that a stopped run goes on inside its round. The result is that
-    of the last round, with the evaluations of all: the first is the start's, before any adaptation.
+    of the last round, with the evaluations of all: the first is the start's, before any adaptation. Its first losses
+    are those of the first round, after ``stop`` steps of which it ends, if that is given.
     """
-    state, evaluations, seconds = start.state_dict(), [], 0.0
+    state, evaluations, first_losses, seconds = start.state_dict(), [], [], 0.0
     trained = total_steps(config, len(read_domains(config).source))
     for number in range(config.adapt.rounds):
         part, one = make_folder(folder / f"round-{number + 1}"), round_config(config, number, trained)
         how = partial(prepare, number=number, before=state)
-        result, network = conduct(one, part, device, how, on_evaluation)
+        result, network = conduct(one, part, device, how, on_evaluation, stop)
+        first_losses = first_losses or result["first_losses"]
         state = {name: value.cpu() for name, value in network.state_dict().items()}
         seconds += result["seconds"]
         done = result["evaluations"] if number == 0 else result["evaluations"][1:]
         evaluations += [{**e, "step": e["step"] + number * one.steps} for e in done]
-    return {**result, "evaluations": evaluations, "final": evaluations[-1], "seconds": round(seconds, 1)}, network
+        if stop is not None:
+            break
+    whole = {"evaluations": evaluations, "final": evaluations[-1], "first_losses": first_losses}
+    return {**result, **whole, "seconds": round(seconds, 1)}, network

@@ -33,6 +33,7 @@ class Task:
     metric: str  # of the oracle selection
     batches: Callable[[int, int, int, int, int], BatchSampler] = StepSampler
     bulky: tuple[str, ...] = ()  # what only the last evaluation keeps
+    final: Callable[[nn.Module], dict] | None = None  # the last evaluation, where it measures more than the others
 
 
 @contextmanager
@@ -53,24 +54,26 @@ def conduct(
     device: str | None,
     prepare: Callable[[RunConfig, Accelerator], Task],
     on_evaluation: Callable[[dict], None],
+    stop: int | None = None,
 ) -> tuple[dict, nn.Module]:
     """One run in ``folder`` (resumed if it holds a checkpoint): its result and the trained network.
 
     The result holds every evaluation, the final one, and beside it the one that is best on the
     target photos (None without photos), which is an oracle selection and named so (``selection``;
-    departure 1). ``peak_memory_mb`` is the device's during the run, on a CPU the process's so far.
+    departure 1). ``first_losses`` are those of the first steps, one by one. ``peak_memory_mb`` is the device's during
+    the run, on a CPU the process's so far. With ``stop`` the run ends after that many steps.
     """
     with cpu_threads(config.threads):
         accelerator = make_accelerator(config, device)
         if accelerator.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.reset_peak_memory_stats(accelerator.device)
         began = time.monotonic()
         task = prepare(config, accelerator)
         prepared = time.monotonic() - began
         controller = make_controller(config, task.groups, len(task.images))
         done = fit(
             config, task.network, task.groups, task.images, task.objective, task.evaluate, controller,
-            folder, accelerator, on_evaluation, task.batches,
+            folder, accelerator, on_evaluation, task.batches, task.final, stop,
         )  # fmt: skip
     for evaluation in done.evaluations[:-1]:
         for name in task.bulky:
@@ -78,7 +81,9 @@ def conduct(
     on_cuda = accelerator.device.type == "cuda"
     seen = [e for e in done.evaluations[1:] or done.evaluations if task.metric in e]
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    peak = torch.cuda.max_memory_allocated(accelerator.device) / 2**20 if on_cuda else kilobytes / 1024
     result = {
+        "first_losses": done.first_losses,
         "evaluations": done.evaluations,
         "final": done.evaluations[-1],
         "selection": "last iterate; best_on_target is an oracle selection on the photos",
@@ -86,8 +91,8 @@ def conduct(
         "steps": done.step,
         "seconds": round(done.seconds, 1),
         "seconds_preparing": round(prepared, 1),
-        "peak_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20 if on_cuda else kilobytes / 1024),
-        "device": torch.cuda.get_device_name() if on_cuda else "cpu",
+        "peak_memory_mb": round(peak),
+        "device": torch.cuda.get_device_name(accelerator.device) if on_cuda else accelerator.device.type,
         "processes": accelerator.num_processes,
         **controller.report(),
     }

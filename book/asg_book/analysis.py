@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from asg import AsgError
-from asg.data.segmentation import IGNORE
+from asg.data.images import UNLABELLED
 from asg.pseudo_labels import coverage_per_class, precision_per_class
 
 CONFIDENCE = 0.95
@@ -380,9 +380,9 @@ def rounds(arms: Mapping[str, Sequence[dict]], metrics: Sequence[str]) -> pd.Dat
 def labels_per_class(records: Sequence[dict], classes: Sequence[str]) -> pd.DataFrame:
     """Precision and coverage of the pseudo-labels of each class (rows) in the first and the last round, over all seeds.
 
-    A class that got no label has no precision (NaN).
+    A class that got no label has no precision (NaN). Runs on a target of unknown labels do not count.
     """
-    columns = {}
+    columns, records = {}, [r for r in records if "selection" in r["final"]]
     for name, at in (("first round", 1), ("last round", -1)) if records else ():
         matrix = torch.tensor([r["evaluations"][at]["selection"] for r in records]).sum(0)  # (C, C + 1)
         columns[f"precision, {name}"] = precision_per_class(matrix).numpy()
@@ -404,7 +404,7 @@ def fates(arms: Mapping[str, Sequence[dict]], labels: Sequence[int]) -> pd.DataF
             for record in records:
                 first = np.asarray(record["evaluations"][1]["pseudo"])
                 before, after = (np.asarray(record["evaluations"][k]["predicted"]) for k in (0, -1))
-                kind = np.where(first == IGNORE, "no label", np.where(first == truth, "right label", "wrong label"))
+                kind = np.where(first == UNLABELLED, "no label", np.where(first == truth, "right label", "wrong label"))
                 here = kind == part
                 counts += [here.sum(), (after == first)[here].sum(), (before == truth)[here].sum(),
                            (after == truth)[here].sum()]  # fmt: skip

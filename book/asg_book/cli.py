@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -13,17 +15,18 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from asg import AsgError, dryrun, records, reinforce
+from asg import AsgError, dryrun, records, reinforce, replay
 from asg.cli import Device, Settings, app, main, parse_settings
-from asg.config import RunConfig
+from asg.config import RunConfig, make_config
 from asg.controllers.learned import save_policy
 from asg.controllers.windows import policy_path
 from asg.data.images import make_folder
 from asg.run import run as run_once
-from asg_book import build, pages, plots
+from asg_book import build, golden, plots
 from asg_book.experiments import EXPERIMENTS, POLICIES, PROFILES, get, policy_config
 
 Profile = Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}.")]
+Jobs = Annotated[int, typer.Option(help="Runs at a time.")]
 
 
 def describe(evaluation: dict) -> str:
@@ -67,41 +70,122 @@ def run(
 def reproduce(
     experiment: Annotated[list[str], typer.Option(help="Experiments; all if not given.")] = [],  # noqa: B006
     profile: Profile = "mini",
-    only: Annotated[
-        str, typer.Option(help="missing: what has no current record. stale: the same, and remove outdated files.")
-    ] = "stale",
-    jobs: Annotated[int, typer.Option(help="Runs at a time.")] = os.cpu_count() or 1,
+    jobs: Jobs = os.cpu_count() or 1,
 ) -> None:
-    """Train whatever has no current record. Stop it at any time; it goes on where it was."""
-    if only not in ("missing", "stale"):
-        raise AsgError(f"--only {only!r}: choose missing or stale.")
+    """Train whatever has no current record, and remove nothing. Stop it at any time; it goes on where it was."""
     wanted: dict[str, tuple[str, str, RunConfig]] = {}
+    waiting: set[str] = set()
     for name in experiment or EXPERIMENTS:
         declared = get(name)
-        for arm, config in ((a, config) for a in declared.arms for config in declared.configs(profile, a)):
-            wanted.setdefault(f"{config.identity()}-{config.seed}", (name, arm, config))
-    if only == "stale":
-        for path in sorted((records.results_root() / profile).glob("*.jsonl")):
-            if not records.is_current(path):
-                print(f"outdated: {path.name} is removed")
-                path.unlink()
-    todo = sorted((w for w in wanted.values() if pages.recorded(w[2]) is None), key=lambda w: w[2].seed)
-    kept = len(wanted) - len(todo)
-    print(f"{kept} of {len(wanted)} runs have a current record; {len(todo)} to train, {jobs} at once")
-    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):  # else glibc gives memory back at every step
-        os.environ.setdefault(name, str(2**32))
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=work_for_parent)
-    try:
-        runs = [pool.submit(train_missing, *one) for one in todo]
-        done = [run.result() for run in tqdm(as_completed(runs), total=len(runs), unit="run")]
-    finally:
-        pool.shutdown(cancel_futures=True)
+        for name_of_arm, config in ((a, config) for a in declared.arms for config in declared.configs(profile, a)):
+            if records.policy_is_there(config):
+                wanted.setdefault(f"{records.run_key(config)}-{config.seed}", (name, name_of_arm, config))
+            else:
+                waiting.add(config.control.policy)
+    todo = sorted((w for w in wanted.values() if records.find(w[2]) is None), key=lambda w: w[2].seed)
+    print(
+        f"{len(wanted) - len(todo)} of {len(wanted)} runs have a current record; {len(todo)} to train, {jobs} at once"
+    )
+    done = [made for _, made in in_workers(train_missing, todo, jobs)]
+    if waiting:
+        print(f"runs of these policies wait until `asg policy` has made them: {', '.join(sorted(waiting))}")
     if failed := done.count(False):
         raise AsgError(f"{failed} runs failed (why is said above): mend the cause and run `asg reproduce` again.")
 
 
+@app.command()
+def prune(
+    profile: Profile = "mini", yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False
+) -> None:
+    """List the records that today's settings, data, policies or recipes would not make, and ask to remove them."""
+    files = records.outdated(profile)
+    rows = [(path, record) for path, held in files for record in held if not records.is_current(record)]
+    for path, record in rows:
+        config = record.get("config", {})
+        print(f"{path.name}, seed {record.get('seed')}: {config.get('data')}, made {record.get('finished')}")
+    if not rows:
+        print(f"Every record in {records.results_root() / profile} is current.")
+    elif yes or typer.confirm(f"Remove these {len(rows)} outdated records?"):
+        for path, held in files:
+            records.write_rows(path, [record for record in held if records.is_current(record)])
+        print(f"{len(rows)} records removed.")
+
+
+@app.command()
+def verify(
+    experiment: Annotated[list[str], typer.Option(help="Experiments; a sample of all if not given.")] = [],  # noqa: B006
+    every: Annotated[bool, typer.Option("--all", help="Every record.")] = False,
+    profile: Profile = "mini",
+    jobs: Jobs = os.cpu_count() or 1,
+) -> None:
+    """Repeat the first steps of records with today's code, and say which it can no longer vouch for."""
+    began, kept = time.monotonic(), records.of_profile(profile)
+    chosen = kept if every else sample(kept)
+    if experiment:
+        ours = {(c.identity(), c.seed) for name in experiment for c in get(name).configs(profile)}
+        chosen = [r for r in kept if (make_config(r["config"]).identity(), r["seed"]) in ours]
+    results = list(in_workers(verify_record, [(record,) for record in chosen], jobs))
+    faults = [(record, lines) for (record,), lines in results if lines]
+    for record, lines in faults:
+        print(
+            f"{record['key']} seed {record['seed']}: {lines[0]}"
+            + (f" (and {len(lines) - 1} more)" if lines[1:] else "")
+        )
+    seconds = time.monotonic() - began
+    print(f"today's code vouches for {len(chosen) - len(faults)} of {len(chosen)} records ({seconds:.0f} s)")
+    if faults:
+        raise AsgError(
+            f"{len(faults)} records are not what today's code makes: mend it, or raise a version in asg/recipes.py."
+        )
+
+
+def sample(kept: list[dict]) -> list[dict]:
+    """The first record of each combination of parts: the same ones every time."""
+    first = {}
+    for record in kept:
+        first.setdefault(tuple(record.get("recipe", ())), record)
+    return list(first.values())
+
+
+def verify_record(record: dict) -> list[str]:
+    """:func:`asg.replay.verify` in a worker; what the user can mend is a line."""
+    try:
+        return replay.verify(record, "cpu" if record["device"] == "cpu" else None)
+    except AsgError as error:
+        return [str(error)]
+
+
+@app.command(name="golden")
+def golden_command(
+    experiment: Annotated[list[str], typer.Option(help="Experiments; all if not given.")] = [],  # noqa: B006
+    write: Annotated[bool, typer.Option("--write", help="Replace the committed numbers.")] = False,
+) -> None:
+    """Run every arm and policy on the toy profile, and compare with the numbers that they once gave."""
+    if write and experiment:
+        raise AsgError("--write replaces the numbers of every run: give it without --experiment.")
+    began, runs = time.monotonic(), golden.golden_runs(experiment)
+    if write:
+        golden.write_golden(runs)
+    elif faults := golden.compare(golden.read_golden(), runs):
+        raise AsgError(golden.advice(runs, faults))
+    print(f"{len(runs)} golden runs {'written' if write else 'give what they gave'} ({time.monotonic() - began:.0f} s)")
+
+
+def in_workers(call: Callable, arguments: list[tuple], jobs: int) -> Iterator[tuple[tuple, object]]:
+    """Each tuple of ``arguments`` with what ``call`` gives for it in one of ``jobs`` processes, as they finish."""
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):  # else glibc gives memory back at every step
+        os.environ.setdefault(name, str(2**32))
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=work_for_parent)
+    try:
+        waiting = {pool.submit(call, *given): given for given in arguments}
+        for done in tqdm(as_completed(waiting), total=len(waiting), unit="run"):
+            yield waiting[done], done.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def work_for_parent() -> None:
-    """Make a worker of ``reproduce`` quiet, and end it with the command that started it; its run can be resumed."""
+    """Make a worker quiet, and end it with the command that started it; its run can be resumed."""
     os.environ["TQDM_DISABLE"] = "1"
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -131,7 +215,7 @@ def experiments(profile: Profile = "mini") -> None:
         print(f"{e.id}: {e.question}")
         for arm, overrides in e.arms.items():
             wanted = e.configs(profile, arm)
-            done = sum(pages.recorded(config) is not None for config in wanted)
+            done = sum(records.find(config) is not None for config in wanted)
             print(f"  {arm:28} {done}/{len(wanted)} runs  {dict(overrides)}")
 
 

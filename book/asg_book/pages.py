@@ -294,7 +294,7 @@ def _bind(
         runs = declared.configs(profile, arm, chosen, overrides)
         if shown:
             configs[arm] = runs[0]
-        made = [(run(c, fresh=True) if shown else None) if fresh else recorded(c) for c in runs]
+        made = [(run(c, fresh=True) if shown else None) if fresh else records.find(c) for c in runs]
         found[arm] = [labelled(declared, arm, c, r) for c, r in zip(runs, made, strict=True) if r is not None]
         missing += [arm] if shown and len(found[arm]) < len(runs) else []
     return Bound(declared, profile, {arm: found[arm] for arm in configs}, configs, chosen, fresh, found, tuple(missing))
@@ -306,15 +306,6 @@ def labelled(declared: Experiment, arm: str, config: RunConfig, record: dict) ->
     if not files or config.control.policy not in files:  # a control of the chapter's overrides
         return record
     return record | {"repeats": files[0], "policy": files.index(config.control.policy)}
-
-
-def recorded(config: RunConfig) -> dict | None:
-    """The record of a run; none of one whose policy has not been made, since the policy is part of a record's name."""
-    control = config.control
-    if control and control.policy and control.kind in ("learned", "fixed"):
-        if not policy_path(control.policy, ".json" if control.kind == "fixed" else ".safetensors").exists():
-            return None
-    return records.find(config)
 
 
 def live(metrics: Sequence[str] = ("train_task", "validation", "accuracy", "agreement")) -> Callable[[dict], None]:

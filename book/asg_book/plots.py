@@ -433,15 +433,16 @@ def heat_maps(
 def scenes(rows: Sequence[Sequence[np.ndarray]], columns: Sequence[str], classes: Sequence[str]) -> Figure:
     """Each image (first column) and label maps of it, every class in one colour, with one legend.
 
-    ``rows``: uint8 ``(H, W, 3)``, then label maps ``(H, W)`` of indices of ``classes``; the first class is the ground.
+    ``rows``: uint8 ``(H, W, 3)``, then label maps ``(H, W)`` of indices of ``classes``; the first class is the ground,
+    and what is UNLABELLED (−1) is white.
     """
     colours = np.array([(0.93, 0.93, 0.93), *sns.color_palette("husl", len(classes) - 1)])
     colours[2::2] *= 0.6  # neighbours on the wheel differ in lightness too
-    size = WIDTH / len(columns)
+    shown, size = np.vstack([colours, np.ones(3)]), WIDTH / len(columns)
     figure, axes = plt.subplots(len(rows), len(columns), figsize=(WIDTH, size * len(rows) + 1.3), squeeze=False)
     for line, row in zip(axes, rows, strict=True):
         for axis, picture in zip(line, row, strict=True):
-            axis.imshow(picture if picture.ndim == 3 else colours[np.minimum(picture, len(classes) - 1)])
+            axis.imshow(picture if picture.ndim == 3 else shown[picture])
             axis.axis("off")
     for axis, name in zip(axes[0], columns, strict=True):
         axis.set_title(name)

@@ -1,0 +1,71 @@
+"""Whether today's code still gives what a record says: its first evaluation and its first steps, repeated."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from asg import records
+from asg.config import make_config
+from asg.run import trained
+from asg.trainers import self_training
+from asg.trainers.loop import FIRST
+
+TOLERANCE = 1e-4  # relative: another processor moves the last bits
+FLOOR = 1e-6  # what is nearer to 0 than this is 0
+SHARE = 0.02  # of images, whose answers may tip over with the last bits
+SHARES = ("accuracy", "overall", "agreement", "imagenet", "kept", "product", "validation", "miou", "pixels", "ece")
+IMAGE_BY_IMAGE = ("per_class", "predicted", "confidence", "pseudo", "selection", "labelled")
+
+
+def deviations(expected: object, given: object, tolerance: float = TOLERANCE, where: str = "") -> list[str]:
+    """One line for each number of nested dicts and lists that is not ``expected`` within a relative ``tolerance``.
+
+    What ``given`` has besides does not count.
+    """
+    if isinstance(expected, dict) and isinstance(given, dict):
+        lines = []
+        for name, value in expected.items():
+            inner = f"{where}.{name}" if where else str(name)
+            lines += deviations(value, given[name], tolerance, inner) if name in given else [f"{inner} is gone"]
+        return lines
+    if isinstance(expected, list) and isinstance(given, list) and len(expected) == len(given):
+        pairs = enumerate(zip(expected, given, strict=True))
+        return [line for k, (a, b) in pairs for line in deviations(a, b, tolerance, f"{where}[{k}]")]
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (expected, given))
+    if numbers and math.isclose(expected, given, rel_tol=tolerance, abs_tol=FLOOR):
+        return []
+    return [] if expected == given else [f"{where} is {given}, was {expected}"]
+
+
+def replay(record: dict, device: str | None = None) -> list[str]:
+    """What today's code gives otherwise than ``record`` in its first evaluation and first steps; empty: nothing.
+
+    Losses and other continuous numbers may differ by ``TOLERANCE``, shares of images by ``SHARE``. A self-training is
+    repeated from the network of the training before it, which is trained anew where it is not kept.
+    """
+    config = make_config(record["config"])
+    task = self_training.base_of(config)
+    with TemporaryDirectory() as folder:
+        if config.adapt:
+            start = trained(config.model_copy(update={"adapt": None}), device)
+            result, _ = self_training.train(config, Path(folder), start, device, stop=FIRST)
+        else:
+            result, _ = task.train(config, Path(folder), device, stop=FIRST)
+    before, now = record["evaluations"][0], result["evaluations"][0]
+    lines = [
+        f"{name} is {now.get(name)}, was {before[name]}"
+        for name in SHARES
+        if name in before and not math.isclose(before[name], now.get(name, math.inf), abs_tol=SHARE)
+    ]
+    exact = {k: v for k, v in before.items() if k not in (*SHARES, *IMAGE_BY_IMAGE)}
+    return [*lines, *deviations(exact, now), *deviations(record["first_losses"], result["first_losses"], where="step")]
+
+
+def verify(record: dict, device: str | None = None) -> list[str]:
+    """Why today's code cannot vouch for a record; empty: it can."""
+    if not records.is_current(record):
+        made, now = record.get("recipe"), records.recipe_of(make_config(record["config"]))
+        return [f"it is outdated (made by {made}, now {now}, or of other data): `asg reproduce` makes it anew"]
+    return replay(record, device)

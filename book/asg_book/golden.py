@@ -1,0 +1,167 @@
+"""Golden runs: every arm and every policy of the catalogue on the toy profile, whole, with the numbers it once gave.
+
+Their numbers stand in ``tests/golden.json``. Where one changes beyond rounding, the code no longer does what the
+versions of its parts say (:mod:`asg.recipes`): mend it, or raise the version and write the numbers anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tqdm import tqdm
+
+from asg import AsgError, records, reinforce
+from asg.config import RunConfig
+from asg.controllers.learned import save_policy
+from asg.controllers.windows import policy_path
+from asg.data.images import make_folder
+from asg.recipes import RECIPES, recipe_of, version
+from asg.replay import deviations
+from asg.run import run
+from asg_book.experiments import EXPERIMENTS, POLICIES, REPEATS, Experiment, policy_config, policy_name
+
+FILE = records.REPOSITORY / "tests" / "golden.json"
+NUMBERS = ("evaluations", "first_losses", "decisions")  # of a record; the rest says when and where it was made
+DIGITS = 7  # of every number, significant
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What one run gave: the versions of the parts that made it, and its numbers."""
+
+    recipe: dict[str, int]
+    numbers: dict
+
+
+def rounded(value: object) -> object:
+    """Nested dicts and lists with every float at ``DIGITS`` significant digits."""
+    if isinstance(value, dict):
+        return {name: rounded(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [rounded(inner) for inner in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+@contextmanager
+def empty_workplace() -> Iterator[None]:
+    """Data, results, runs and policies of this process in an empty folder, so that nothing is read that was kept."""
+    names = [f"ASG_{what}" for what in ("DATA", "RESULTS", "RUNS", "POLICIES")]
+    before = {name: os.environ.get(name) for name in (*names, "ACCELERATE_USE_CPU")}
+    with TemporaryDirectory() as folder:
+        os.environ.update({name: str(Path(folder) / name.lower()) for name in names}, ACCELERATE_USE_CPU="true")
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name)
+                os.environ.update({} if value is None else {name: value})
+
+
+def make_policies(names: Sequence[str]) -> dict[str, Golden]:
+    """Train toy policies, and search the rates of the repeated ones, where the runs of this process look for them."""
+    made = {}
+    for name in tqdm(names, desc="policies", unit="policy", leave=False):
+        meta, path = policy_config(name, "toy"), policy_path(policy_name("toy", name))
+        make_folder(path.parent)
+        with TemporaryDirectory() as folder:
+            policy, progress = reinforce.train_policy(meta, Path(folder), "cpu")
+            save_policy(policy, records.card(meta, curve=progress.curve), path)
+            numbers = {"curve": progress.curve}
+            if name in REPEATS:
+                numbers["trials"] = reinforce.search_ratios(meta, Path(folder), "cpu")
+                search = policy_path(policy_name("toy", f"{name}-search"), ".json")
+                search.write_text(json.dumps({"trials": numbers["trials"]}))
+        made[f"policy {name}"] = Golden(records.meta_recipe(meta), rounded(numbers))
+    return made
+
+
+def golden_config(experiment: Experiment, arm: str) -> RunConfig:
+    """The toy run of an arm; before a self-training it is long enough to tell classes apart.
+
+    The toy images are drawn without a rendering, so that arms which differ in it alone are one run.
+    """
+    longer = {"steps": 100, "lr": 0.03, "evaluations": 1} if experiment.arms[arm].get("adapt") is not None else {}
+    return experiment.config("toy", arm, experiment.seeds[0], {"rendering": {}, **longer})
+
+
+def golden_runs(experiments: Sequence[str] = (), policies: Sequence[str] | None = None) -> dict[str, Golden]:
+    """``EXPERIMENT: ARM`` → its whole toy run of the first seed; arms that are the same run are listed once.
+
+    ``experiments``: all if not given; ``policies``: the ones they need, all if not given.
+    """
+    with empty_workplace():
+        made = make_policies(POLICIES if policies is None else policies)
+        arms, keys = (
+            [(e, arm) for e in EXPERIMENTS.values() for arm in e.arms if not experiments or e.id in experiments],
+            set(),
+        )
+        for experiment, arm in tqdm(arms, desc="arms", unit="arm", leave=False):
+            config = golden_config(experiment, arm)
+            if (key := records.run_key(config)) in keys:
+                continue
+            keys.add(key)
+            record = run(config, device="cpu")
+            numbers = {name: record[name] for name in NUMBERS if name in record}
+            made[f"{experiment.id}: {arm}"] = Golden(recipe_of(config), rounded(numbers))
+    return made
+
+
+def read_golden() -> dict[str, Golden]:
+    """The committed numbers."""
+    try:
+        return {name: Golden(**kept) for name, kept in json.loads(FILE.read_text()).items()}
+    except (OSError, ValueError, TypeError) as error:
+        raise AsgError(f"{FILE} cannot be read ({error}): `asg golden --write` makes it.") from None
+
+
+def write_golden(runs: Mapping[str, Golden]) -> None:
+    """Replace the committed numbers, a run a line."""
+    lines = (f"{json.dumps(name)}: {json.dumps(vars(golden))}" for name, golden in sorted(runs.items()))
+    records.write_text(FILE, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def compare(expected: Mapping[str, Golden], given: Mapping[str, Golden]) -> dict[str, list[str]]:
+    """Run → why it is not golden, for those of ``given`` that are not; a run that is not in ``expected`` is named."""
+    faults = {}
+    for name, golden in given.items():
+        if name not in expected:
+            faults[name] = ["it has no golden numbers: `asg golden --write`"]
+        elif expected[name].recipe != golden.recipe:
+            faults[name] = [f"its numbers are of {expected[name].recipe}, now {golden.recipe}: `asg golden --write`"]
+        elif lines := deviations(expected[name].numbers, golden.numbers):
+            faults[name] = lines
+    return faults
+
+
+def suspects(given: Mapping[str, Golden], failed: Sequence[str]) -> list[str]:
+    """The parts to look at: as few as explain all failures, of those whose every run failed."""
+    of_part = {part: {name for name, golden in given.items() if part in golden.recipe} for part in RECIPES}
+    guilty = {part: runs for part, runs in of_part.items() if runs and runs <= set(failed)}
+    chosen, left = [], set(failed)
+    while left and guilty:
+        part = max(guilty, key=lambda part: (len(guilty[part] & left), -len(guilty[part])))
+        if not guilty[part] & left:
+            break
+        chosen.append(part)
+        left -= guilty.pop(part)
+    return chosen or sorted(set.intersection(*(set(given[name].recipe) for name in failed)))
+
+
+def advice(given: Mapping[str, Golden], faults: Mapping[str, list[str]]) -> str:
+    """What to do about faults, with the first line of each."""
+    parts = ", ".join(f"{part} (now {version(part)})" for part in suspects(given, list(faults)))
+    lines = [
+        f"  {name}: {found[0]}" + (f" (and {len(found) - 1} more)" if found[1:] else "")
+        for name, found in faults.items()
+    ]
+    return "\n".join([
+        f"{len(faults)} of {len(given)} golden runs give other numbers than they gave:", *lines,
+        f"Mend the code; or, if the numbers are meant to change, raise {parts} in asg/recipes.py by a line that says "
+        "why, and run `asg golden --write`.",
+    ])  # fmt: skip
