@@ -1,6 +1,7 @@
 """The catalogue: every arm is valid, every published number has its source, a wrong name is answered with the right ones."""
 
 import dataclasses
+import json
 from functools import cache
 
 import pytest
@@ -182,7 +183,8 @@ def committed(experiment: str) -> dict[tuple[str, int], dict]:
         (declared.config("mini", arm, seed).identity(), seed): (arm, seed)
         for arm in declared.arms for seed in declared.seeds
     }  # fmt: skip
-    rows = [r for path in sorted((records.REPOSITORY / "results" / "mini").glob("*.jsonl")) for r in records.read(path)]
+    files = sorted((records.REPOSITORY / "results" / "mini").glob("*.jsonl"))
+    rows = [json.loads(line) for path in files for line in path.read_text().splitlines()]
     named = [((RunConfig(**r["config"]).identity(), r["seed"]), r) for r in rows]
     return {wanted[key]: record for key, record in named if key in wanted}
 
