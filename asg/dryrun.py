@@ -8,7 +8,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from asg import AsgError
+from asg import AsgError, records
 from asg.config import RunConfig
 from asg.controllers import make_controller
 from asg.data import SEGMENTATION, data_root, read_domains, street, unlabelled, visda
@@ -108,6 +108,14 @@ def imagenet_classes(student: Student | DenseStudent) -> int:
     return [m for m in student.kept_head.modules() if isinstance(m, torch.nn.Linear)][-1].out_features
 
 
+def planned(config: RunConfig) -> RunConfig:
+    """The settings, with given ratios in place of those of a policy that is yet to be trained."""
+    if records.policy_is_there(config):
+        return config
+    given = {"kind": "fixed", "policy": None, "ratios": (1.0,) * config.control.groups}
+    return config.model_copy(update={"control": config.control.model_copy(update=given)})
+
+
 def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
     """What ``config`` would take, at a sustained throughput of ``tflops`` 10^12 operations per second.
 
@@ -120,7 +128,7 @@ def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
     steps = len(StepSampler(train, config.batch, config.seed, 0, total_steps(config, train)))
     task, dense = base_of(config), config.data in SEGMENTATION
     student = task.build(config.model_copy(update={"weights": "random"}), classes).to("meta")
-    controller = make_controller(config, layer_groups(student), train)  # a policy that does not fit is said here
+    controller = make_controller(planned(config), layer_groups(student), train)  # says where a policy does not fit
     groups = {name: sum(p.numel() for p in group) for name, group in layer_groups(student).items()}
     try:
         activations, forward, both = measure(student, config)
@@ -174,6 +182,7 @@ def report(plan: Plan) -> str:
             "\nlayer group             parameters   peak rate (a step; lr x factor)",
             *(f"  {name:<18}{size:>14,}   {rates[name]:g}" for name, size in plan.groups.items()),
             f"  {'total':<18}{sum(plan.groups.values()):>14,}",
+            *([] if records.policy_is_there(c) else [f"  {c.control.policy} is yet to be trained (asg policy train)"]),
             *(f"  the policy's rate {k}: {', '.join(part)}" for k, part in enumerate(plan.parts, 1)),
             f"\nlength: {plan.steps:,} steps of {c.batch} images, {plan.steps / per_epoch:.4g} epochs of {per_epoch:,} "
             f"steps, {plan.evaluations} evaluations",

@@ -192,6 +192,7 @@ def fit(
         means = {k: v / at.window_steps for k, v in at.window.items()}
         measure = final if final and at.step == total else evaluate
         numbers = {"step": at.step, **{f"train_{k}": v for k, v in means.items()}, **measure(bare.eval())}
+        bare.train()
         numbers = processes.gathered(numbers)[0]  # the last bits may differ between devices, what is decided must not
         if not is_finite(numbers):
             diverged()
@@ -202,6 +203,7 @@ def fit(
         if accelerator.is_main_process:
             on_evaluation(at.evaluations[-1])
 
+    bare.train()
     if not at.evaluations:
         take_stock()
     quiet = {} if accelerator.is_main_process else {"disable": True}  # else $TQDM_DISABLE decides
@@ -210,7 +212,7 @@ def fit(
         rates = controller.rates(at.step)
         for group in optimiser.param_groups:
             group["lr"] = rates[group["name"]]
-        losses = objective(network.train(), indices, x, labels)
+        losses = objective(network, indices, x, labels)
         optimiser.zero_grad()
         accelerator.backward(losses["total"])
         optimiser.step()
@@ -227,4 +229,5 @@ def fit(
             bar.set_postfix({k: f"{v:.3f}" for k, v in at.evaluations[-1].items() if k in ("train_task", "accuracy")})
         elif at.step % CHECK == 0:
             look(checkpoint=time.monotonic() - saved_at > CHECKPOINT_SECONDS)
+    bare.eval()
     return at
