@@ -95,7 +95,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_the_page_does_what_it_says(workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spawn) -> None:
+def test_the_page_does_what_it_says(
+    workplace, untrained_policies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spawn
+) -> None:
     """On the toy profile: the arm's dry run, its first seed, what is then missing, its test, its chapter; the experiment."""
     copy = tmp_path / "copy"
     for name in COPIED:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import untrained
 from scipy.spatial.distance import pdist
 from torch.nn.functional import normalize
 
@@ -16,6 +15,7 @@ from asg.data.images import make_folder
 from asg.models import build
 from asg.trainers import classification, self_training
 from asg_book.experiments import PROFILES
+from asg_book.golden import centred
 
 COSTLY = {"hse0", "hse1", "hse2", "cka"}
 
@@ -65,7 +65,7 @@ def test_a_resumed_run_measures_them_at_its_end(workplace, last: int) -> None:
 
 def test_rounds_of_self_training_measure_them_at_their_ends(workplace) -> None:
     config = toy(adapt={"rounds": 2, "portion": 0.9})
-    result, _ = self_training.train(config, workplace.runs, untrained(config), "cpu")
+    result, _ = self_training.train(config, workplace.runs, centred(config), "cpu")
     assert costly(result["evaluations"]) == [set(), COSTLY, COSTLY] and result["final"]["round"] == 2
 
 

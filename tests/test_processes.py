@@ -54,7 +54,7 @@ dist.destroy_process_group()
 
 
 def result(way: str, config: RunConfig, folder: Path) -> dict:
-    """What a run ends with, by ``run``, or by the rounds of self-training alone from an ``untrained`` start."""
+    """What a run ends with, by ``run``, or by the rounds of self-training alone from a centred start."""
     if way == "run":
         return run(config)
     return self_training.train(config, folder / config.identity(), centred(config))[0]
@@ -105,9 +105,9 @@ def arms(tmp_path: Path) -> dict[str, tuple[str, RunConfig]]:
         "scenes": ("run", toy(**scenes, cap=0.01)),
         "crops": ("run", toy(**scenes, crop=48)),
         "adapted": ("run", toy(steps=40, warmup=4, adapt=adapt)),
-        "rounds": ("untrained", toy(adapt=rounds)),
-        "soft rounds": ("untrained", toy(adapt={**rounds, "lrent": 0.25})),
-        "rounds on scenes": ("untrained", toy(data="toy-scenes", batch=4, adapt=rounds)),
+        "rounds": ("rounds alone", toy(adapt=rounds)),
+        "soft rounds": ("rounds alone", toy(adapt={**rounds, "lrent": 0.25})),
+        "rounds on scenes": ("rounds alone", toy(data="toy-scenes", batch=4, adapt=rounds)),
     }
 
 

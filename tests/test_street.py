@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import untrained
 from PIL import Image
 from scipy.io import savemat
 
@@ -22,6 +21,7 @@ from asg.data.images import UNLABELLED
 from asg.run import run
 from asg.trainers import self_training
 from asg_book.experiments import PROFILES, get
+from asg_book.golden import centred
 
 # Published: name, label id, train id (helpers/labels.py of cityscapesScripts; 255 and −1 are not evaluated).
 PUBLISHED = """
@@ -370,7 +370,7 @@ def test_a_round_learns_from_the_training_photographs_without_their_labels(
     config, reads = gta5_config(gta5, cityscapes, **ADAPTING), []
     honest = street.read_ids
     monkeypatch.setattr(street, "read_ids", lambda path, highest: reads.append(path) or honest(path, highest))
-    result, _ = self_training.train(config, tmp_path / "round", untrained(config), "cpu")
+    result, _ = self_training.train(config, tmp_path / "round", centred(config), "cpu")
     of_train = [path for path in reads if "train" in path.parts]
     assert len(of_train) == len(set(of_train)) == (2 if labelled else 0)
     final = result["final"]
