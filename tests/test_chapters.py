@@ -76,13 +76,13 @@ def test_records_say_which_repeated_policy_drove_them_and_what_is_missing(workpl
         run(config)
     bound = bind("guidance", "toy", seeds=[0, 1], arms=["asg"])
     assert [(r["policy"], r["seed"], r["repeats"]) for r in bound.arms["asg"]] == [
-        (0, 0, "mini-asg"), (0, 1, "mini-asg"), (1, 0, "mini-asg"),
+        (0, 0, "toy-asg"), (0, 1, "toy-asg"), (1, 0, "toy-asg"),
     ]  # fmt: skip
     assert bound.size("asg", "accuracy") == "1 × 2" and bound.missing == ("asg",)
     assert "Runs are missing: asg." in bound.provenance().data
     alone = bind("guidance", "toy", [0], ["asg"], {"control": {"kind": "random"}})
     assert alone.missing == ("asg",) and alone.size("asg", "accuracy") == "—"
-    (untrained_policies / "mini-asg-1.safetensors").unlink()  # a policy that is not trained has no runs
+    (untrained_policies / "toy-asg-1.safetensors").unlink()  # a policy that is not trained has no runs
     assert [r["policy"] for r in bind("guidance", "toy", arms=["asg"]).arms["asg"]] == [0, 0]
 
 
