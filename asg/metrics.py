@@ -34,7 +34,7 @@ def mean_error(values: Tensor, cluster: Tensor | None = None) -> float | None:
     Renders of one design err alike. With the sum of the deviations of each cluster in place of each deviation
     (Liang and Zeger 1986, with the factor that makes it unbiased for clusters of one size),
 
-    .. math:: \sqrt{rac{G}{G - 1} \sum_{g=1}^{G} \Big(rac1N \sum_{i \in g} (x_i - ar x)\Big)^2},
+    .. math:: \sqrt{\frac{G}{G - 1} \sum_{g=1}^{G} \Big(\frac1N \sum_{i \in g} (x_i - \bar x)\Big)^2},
 
     which is :math:`s / \sqrt N` where each value is a cluster of its own (``cluster`` None). One cluster does not
     say how much clusters differ: None.

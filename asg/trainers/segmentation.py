@@ -19,6 +19,7 @@ from asg.dense_losses import capped_weight, segmentation_loss
 from asg.dense_metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
 from asg.dense_models import DenseStudent, build_dense, predict
 from asg.losses import proxy_guidance
+from asg.metrics import mean_error
 from asg.models import drift, imagenet_network, layer_groups
 from asg.trainers import frozen
 from asg.trainers.task import Task, conduct
@@ -156,10 +157,11 @@ def make_evaluation(
         synthetic, losses, imagenet = evaluated(now, domains.validation, device, config.workers)
         photographed, _, imagenet_of_photos = evaluated(now, domains.target, device, config.workers)
         iou = iou_per_class(photographed)
+        error = mean_error(losses)
         return {
             "validation": mean_iou(synthetic),
             "validation_loss": float(losses.mean()),
-            "validation_loss_error": float(losses.std() / len(losses) ** 0.5),
+            **({} if error is None else {"validation_loss_error": error}),
             "kl": float(proxy_guidance(imagenet, held)),
             "drift": drift(now, start),
             "miou": mean_iou(photographed),
