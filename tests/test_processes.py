@@ -102,7 +102,7 @@ def arms(tmp_path: Path) -> dict[str, tuple[str, RunConfig]]:
         "guided": ("run", toy(guidance=0.1)),
         "penalised": ("run", toy(regulariser={"kind": "ewc", "strength": 1.0})),
         "learned": ("run", toy(guidance=0.1, control=control)),
-        "scenes": ("run", toy(**scenes, cap=0.01)),
+        "scenes": ("run", toy(**{**scenes, "guidance": 100.0}, cap=0.02)),
         "crops": ("run", toy(**scenes, crop=48)),
         "adapted": ("run", toy(steps=40, warmup=4, adapt=adapt)),
         "rounds": ("rounds alone", toy(adapt=rounds)),
