@@ -442,7 +442,7 @@ def test_a_window_without_steps_is_refused():
 
 
 def test_an_unknown_policy_is_answered_with_the_known():
-    with pytest.raises(AsgError, match="no policy 'agg': choose from asg, l2o"):
+    with pytest.raises(AsgError, match="no policy 'agg': choose from asg, asg-1"):
         policy_config("agg", "toy")
     with pytest.raises(AsgError, match="no episodes: choose from toy"):
         policy_config("asg", "own")

@@ -104,9 +104,10 @@ def test_a_finished_run_is_not_trained_again(workplace, monkeypatch):
         run(toy(seed=1))
 
 
-def test_a_finished_run_leaves_no_checkpoint(workplace):
+def test_a_finished_run_leaves_its_network_and_no_checkpoint(workplace):
     run(toy())
-    assert [p.name for p in workplace.runs.rglob("*") if p.is_file() and p.name != "lock"] == []
+    left = [p for p in workplace.runs.rglob("*") if p.is_file() and p.name != "lock"]
+    assert left == [workplace.runs / "models" / f"{records.run_key(toy())}-0.safetensors"]
 
 
 def test_fresh_trains_again_and_leaves_the_records_alone(workplace, monkeypatch):

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from asg import AsgError, dryrun, records, reinforce, replay
 from asg.cli import Device, Settings, app, main, parse_settings
-from asg.config import RunConfig, make_config
+from asg.config import RunConfig
 from asg.controllers.learned import save_policy
 from asg.controllers.windows import policy_path
 from asg.data.images import make_folder
@@ -122,8 +122,11 @@ def verify(
     began, kept = time.monotonic(), records.of_profile(profile)
     chosen = kept if every else sample(kept)
     if experiment:
-        ours = {(c.identity(), c.seed) for name in experiment for c in get(name).configs(profile)}
-        chosen = [r for r in kept if (make_config(r["config"]).identity(), r["seed"]) in ours]
+        declared = [
+            config for name in experiment for arm in get(name).arms for config in get(name).configs(profile, arm)
+        ]
+        ours = {(records.run_key(config), config.seed) for config in declared if records.policy_is_there(config)}
+        chosen = [record for record in kept if (record["key"], record["seed"]) in ours]
     results = list(in_workers(verify_record, [(record,) for record in chosen], jobs))
     faults = [(record, lines) for (record,), lines in results if lines]
     for record, lines in faults:
@@ -173,6 +176,7 @@ def golden_command(
 
 def in_workers(call: Callable, arguments: list[tuple], jobs: int) -> Iterator[tuple[tuple, object]]:
     """Each tuple of ``arguments`` with what ``call`` gives for it in one of ``jobs`` processes, as they finish."""
+    os.environ["TQDM_DISABLE"] = "1"  # of the workers: tqdm looks here where it is imported
     for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):  # else glibc gives memory back at every step
         os.environ.setdefault(name, str(2**32))
     pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=work_for_parent)
@@ -185,8 +189,7 @@ def in_workers(call: Callable, arguments: list[tuple], jobs: int) -> Iterator[tu
 
 
 def work_for_parent() -> None:
-    """Make a worker quiet, and end it with the command that started it; its run can be resumed."""
-    os.environ["TQDM_DISABLE"] = "1"
+    """End a worker with the command that started it; its run can be resumed."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def follow() -> None:

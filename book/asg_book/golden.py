@@ -86,7 +86,9 @@ def make_policies(names: Sequence[str]) -> dict[str, Golden]:
 
 
 def golden_config(experiment: Experiment, arm: str) -> RunConfig:
-    """The toy run of an arm, without files of others; most images are labelled in a self-training.
+    """The toy run of an arm, without files of others.
+
+    It has several windows where somebody decides, and rounds of several steps with most images where it trains itself.
 
     The toy images are drawn without a rendering, so that arms which differ in it alone are one run.
     """
@@ -94,7 +96,9 @@ def golden_config(experiment: Experiment, arm: str) -> RunConfig:
     if "weights" in experiment.arms[arm]:
         overrides["weights"] = "random"
     if (adapt := experiment.arms[arm].get("adapt")) is not None:
-        overrides["adapt"] = {**adapt, "portion": 0.8}
+        overrides["adapt"] = {**adapt, "portion": 0.8, "length": 0.5}
+    elif "control" in experiment.arms[arm]:
+        overrides["steps"] = 24
     return experiment.config("toy", arm, experiment.seeds[0], overrides)
 
 
