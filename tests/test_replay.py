@@ -14,6 +14,7 @@ from asg.config import RunConfig, make_config
 from asg.recipes import RECIPES
 from asg.run import run
 from asg_book import golden
+from asg_book.cli import sample
 from asg_book.experiments import PROFILES, get
 from asg_book.golden import centred
 
@@ -113,6 +114,7 @@ CHECK = """
 import json, sys
 from asg import AsgError, records, replay
 from asg_book import golden
+from asg_book.cli import sample
 
 for record in records.of_profile("toy"):
     print("record:", replay.verify(record, "cpu"))
@@ -163,9 +165,6 @@ def test_a_schedule_that_is_one_step_late_is_found_and_what_to_raise_is_named(
     assert "raise hand-tuned (now 1) in asg/recipes.py" in lines[-1] and "`asg golden --write`" in lines[-1]
 
 
-# --- the committed records ----------------------------------------------------------------------------------------
-
-
 def test_the_suspects_are_as_few_as_explain_the_failures():
     given = {name: golden.Golden(dict.fromkeys(parts, 1), {}) for name, parts in {
         "a": ("classification", "toy", "hand-tuned"), "b": ("classification", "toy", "hand-tuned", "teacher"),
@@ -181,3 +180,19 @@ def test_the_suspects_are_as_few_as_explain_the_failures():
         "hand-tuned",
         "toy",
     ]  # nothing explains it: all its parts
+
+
+# --- the committed records ----------------------------------------------------------------------------------------
+
+SAMPLE = sample(records.of_profile("mini"))
+
+
+def test_the_sample_has_a_record_of_every_combination_of_parts():
+    combinations = {tuple(sorted(record["recipe"])) for record in records.of_profile("mini")}
+    assert {tuple(sorted(record["recipe"])) for record in SAMPLE} == combinations and len(combinations) > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("record", SAMPLE, ids=lambda record: "-".join(record["recipe"]))
+def test_todays_code_vouches_for_a_sample_of_the_committed_records(record):
+    assert replay.verify(record, "cpu") == []
