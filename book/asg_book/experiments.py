@@ -211,7 +211,7 @@ STRENGTHS: dict[str, dict[str, dict]] = {
     "proxy": {f"{v:g}": {"guidance": v} for v in (0.1, 0.3, 1.0)},
 }
 # What analysis.best_kept chooses on held-out renders from the records of "strength"; a test compares.
-CHOSEN = {"weights": "10000", "features": "0.001", "ewc": "100", "si": "10", "early": "93"}
+CHOSEN = {"weights": "10000", "features": "0.001", "ewc": "100", "si": "100", "early": "93"}
 
 # Synthetic data of other quality and diversity than {} has: axis → point → rendering.
 DATA: dict[str, dict[str, dict]] = {
