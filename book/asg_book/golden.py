@@ -129,19 +129,19 @@ def golden_run(config: RunConfig) -> Golden:
 
 
 def golden_runs(experiments: Sequence[str] = (), policies: Sequence[str] = tuple(POLICIES)) -> dict[str, Golden]:
-    """``policy NAME`` and ``EXPERIMENT: ARM`` → its toy run of the first seed; arms that are one run are listed once.
+    """``policy NAME`` and ``EXPERIMENT: ARM`` → its toy run of the first seed; arms that are one run are run once.
 
     ``experiments``: all if not given; ``policies``: at least those that their arms name.
     """
     with empty_workplace():
-        runs, keys = make_policies(policies), set()
+        runs, by_key = make_policies(policies), {}
         chosen = [EXPERIMENTS[name] for name in experiments or EXPERIMENTS]
         arms = [(experiment, arm) for experiment in chosen for arm in experiment.arms]
         for experiment, arm in tqdm(arms, desc="arms", unit="arm", leave=False):
             config = golden_config(experiment, arm)
-            if (key := records.run_key(config)) not in keys:
-                keys.add(key)
-                runs[f"{experiment.id}: {arm}"] = golden_run(config)
+            if (key := records.run_key(config)) not in by_key:
+                by_key[key] = golden_run(config)
+            runs[f"{experiment.id}: {arm}"] = by_key[key]
     return runs
 
 
