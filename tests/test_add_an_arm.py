@@ -124,10 +124,10 @@ def test_the_page_does_what_it_says(
     assert one.startswith("guidance medium_proxy seed 0: accuracy ")
     had, wanted, missing = map(int, re.search(r"(\d+) of (\d+) runs .*; (\d+) to train", reproduced).groups())
     assert had == 1 and missing == wanted - 1
-    assert not re.search(r"(large|large_proxy|small|small_proxy|medium_proxy|asg) +0/1 seeds", of("guidance", after))
+    assert not re.search(r"(large|large_proxy|small|small_proxy|medium_proxy|asg) +0/1 runs", of("guidance", after))
     assert once.startswith("guidance small_proxy seed 0: accuracy ")
     assert width.splitlines()[0].startswith("width 64 seed 0: ") and "width 512 seed 0: " in width
-    assert re.findall(r"(\d+) +(\d)/(\d) seeds", of("width", after)) == [("64", "1", "3"), ("512", "1", "3")]
+    assert re.findall(r"(\d+) +(\d)/(\d) runs", of("width", after)) == [("64", "1", "3"), ("512", "1", "3")]
     assert list(table) == ["64", "512"] and table["64"]["n"] == "1"
     assert re.search(r"^[1-9]\d* passed, \d+ deselected", out, re.MULTILINE)
     shown = (copy / "out.ipynb").read_text()

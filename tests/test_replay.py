@@ -171,11 +171,11 @@ def test_the_suspects_are_as_few_as_explain_the_failures():
         "c": ("classification", "toy", "windows"), "d": ("classification", "toy", "windows", "teacher"),
         "e": ("segmentation", "toy-scenes", "hand-tuned"),
     }.items()}  # fmt: skip
-    assert golden.suspects(given, ["a", "b", "e"]) == ["hand-tuned"]
-    assert golden.suspects(given, ["b", "d"]) == ["teacher"]
-    assert golden.suspects(given, ["c", "d"]) == ["windows"]
-    assert set(golden.suspects(given, ["a", "b", "c", "d"])) <= {"classification", "toy"}
-    assert golden.suspects(given, ["a"]) == [
+    assert golden.suspects(given, ["a", "b", "e"], given) == ["hand-tuned"]
+    assert golden.suspects(given, ["b", "d"], given) == ["teacher"]
+    assert golden.suspects(given, ["c", "d"], given) == ["windows"]
+    assert set(golden.suspects(given, ["a", "b", "c", "d"], given)) <= {"classification", "toy"}
+    assert golden.suspects(given, ["a"], given) == [
         "classification",
         "hand-tuned",
         "toy",

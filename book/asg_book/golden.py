@@ -172,13 +172,16 @@ def compare(expected: Mapping[str, Golden], given: Mapping[str, Golden]) -> dict
     return faults
 
 
-def suspects(given: Mapping[str, Golden], failed: Sequence[str]) -> list[str]:
-    """The parts to look at: as few as explain all failures, of those whose every run failed."""
+def suspects(given: Mapping[str, Golden], failed: Sequence[str], known: Mapping[str, Golden]) -> list[str]:
+    """The parts to look at: as few as explain all failures, of those whose every run failed.
+
+    Of two that explain as much it is the one that makes fewer of all ``known`` runs.
+    """
     of_part = {part: {name for name, golden in given.items() if part in golden.recipe} for part in RECIPES}
     guilty = {part: runs for part, runs in of_part.items() if runs and runs <= set(failed)}
     chosen, left = [], set(failed)
     while left and guilty:
-        part = max(guilty, key=lambda part: (len(guilty[part] & left), -len(guilty[part])))
+        part = max(guilty, key=lambda part: (len(guilty[part] & left), -sum(part in g.recipe for g in known.values())))
         if not guilty[part] & left:
             break
         chosen.append(part)
@@ -188,7 +191,7 @@ def suspects(given: Mapping[str, Golden], failed: Sequence[str]) -> list[str]:
 
 def advice(given: Mapping[str, Golden], faults: Mapping[str, list[str]]) -> str:
     """What to do about faults, with the first line of each."""
-    parts = ", ".join(f"{part} (now {version(part)})" for part in suspects(given, list(faults)))
+    parts = ", ".join(f"{part} (now {version(part)})" for part in suspects(given, list(faults), read_golden()))
     lines = [
         f"  {name}: {found[0]}" + (f" (and {len(found) - 1} more)" if found[1:] else "")
         for name, found in faults.items()
