@@ -171,10 +171,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def run_folder(config: RunConfig, fresh: bool = False) -> Iterator[Path]:
-    """The folder of one run, held by this process alone; a ``fresh`` repetition has its own."""
+def run_folder(config: RunConfig, fresh: bool = False, wait: bool = False) -> Iterator[Path]:
+    """The folder of one run, held by this process alone (see :func:`lock`); a ``fresh`` repetition has its own."""
     folder = make_folder(runs_root() / run_key(config) / f"{config.seed}{'-fresh' * fresh}")
-    with lock(folder):
+    with lock(folder, wait):
         yield folder
 
 

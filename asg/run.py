@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def trained(config: RunConfig, device: str | None = None) -> nn.Module:
     make_accelerator(config, device)
     path = network_path(config)
     if not processes.once(path.exists):
-        _train(config, _waited_folder(config), path.exists, False, device, lambda _: None)
+        _train(config, records.run_folder(config, wait=True), path.exists, False, device, lambda _: None)
     processes.visible(path)
     return read_network(config, path)
 
@@ -86,14 +86,6 @@ def read_network(config: RunConfig, path: Path) -> nn.Module:
         reason = str(error).splitlines()[0]
         raise AsgError(f"The network {path} is damaged ({reason}): remove it, and its run is trained again.") from None
     return network
-
-
-@contextmanager
-def _waited_folder(config: RunConfig) -> Iterator[Path]:
-    """:func:`asg.records.run_folder`, but another process that holds it is waited for."""
-    folder = make_folder(records.runs_root() / records.run_key(config) / str(config.seed))
-    with records.lock(folder, wait=True):
-        yield folder
 
 
 def _train(
