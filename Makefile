@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # Files that a machine without npm or apt-get takes by hand: make book MINI="--emoji FILE --photos FILE"
 MINI ?=
+# Processes that share out the tests, each of one thread.
+JOBS ?= 2
 BIN := .venv/bin
 
 .PHONY: book test reproduce lab clean
@@ -19,7 +21,7 @@ book: .venv/installed
 
 test: book
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(JOBS)
 
 reproduce: .venv/installed
 	@$(BIN)/python data_scripts/mini.py $(MINI)

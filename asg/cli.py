@@ -21,6 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+TOGETHER = ("run", "train", "adapt")  # commands whose work several processes can share
+
 Settings = Annotated[list[str], typer.Option("--set", help="FIELD=VALUE, a RunConfig field; the value is JSON.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; the best there is if not given.")]
 
@@ -37,6 +39,13 @@ def parse_settings(settings: list[str]) -> dict:
         except json.JSONDecodeError:
             overrides[name] = value
     return overrides
+
+
+@app.callback()
+def refuse_several_processes(context: typer.Context) -> None:
+    """Refuse a command that is the work of one process where a launcher has started several."""
+    if processes.launched() > 1 and context.invoked_subcommand not in TOGETHER:
+        raise AsgError(f"`asg {context.invoked_subcommand}` is the work of one process: start it without a launcher.")
 
 
 @app.command()

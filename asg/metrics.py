@@ -133,7 +133,7 @@ def evaluate_photos(
     return numbers
 
 
-def hyperspherical_energy(features: Tensor, device: torch.device, block: int = 2048) -> tuple[float, float, float]:
+def hyperspherical_energy(features: Tensor, device: torch.device, block: int = 512) -> tuple[float, float, float]:
     r"""Mean energy of pairs of unit-length features at powers s = 0, 1, 2; lower is more diverse (CSG, section 3.1).
 
     .. math:: \frac{1}{N(N-1)} \sum_{i \ne j} \|\hat v_i - \hat v_j\|^{-s} \quad (s > 0), \qquad

@@ -122,10 +122,16 @@ def of_profile(profile: str) -> list[dict]:
     return [record for path in sorted((results_root() / profile).glob("*.jsonl")) for record in read(path)]
 
 
-def outdated(profile: str) -> list[tuple[Path, list[dict]]]:
-    """The files of a profile that hold records which are not current, with all their records."""
-    files = [(path, read(path, FORMATS)) for path in sorted((results_root() / profile).glob("*.jsonl"))]
-    return [(path, held) for path, held in files if not all(map(is_current, held))]
+def outdated(profile: str) -> list[tuple[Path, list[dict], list[dict]]]:
+    """The files of a profile that hold records which are not current: path, its current records, its outdated ones."""
+    files = []
+    for path in sorted((results_root() / profile).glob("*.jsonl")):
+        current, old = [], []
+        for record in read(path, FORMATS):
+            (current if is_current(record) else old).append(record)
+        if old:
+            files.append((path, current, old))
+    return files
 
 
 def policy_is_there(config: RunConfig) -> bool:

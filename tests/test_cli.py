@@ -148,7 +148,7 @@ def test_experiments_lists_every_arm(workplace) -> None:
 
 
 def test_run_trains_an_arm_with_each_repeated_policy_and_says_which(workplace, untrained_policies) -> None:
-    printed = CliRunner().invoke(app, ["run", "guidance", "--arm", "asg", "--seed", "0", "--profile", "toy"]).output
+    printed = CliRunner().invoke(app, ["run", "guidance", "--arm", "asg", "--seed", "0", "--profile", "toy"]).stdout
     began = [line.partition(":")[0] for line in printed.splitlines()]
     assert began == [f"guidance asg seed 0 policy toy-{name}" for name in ("asg", "asg-1", "asg-2")]
     listed = CliRunner().invoke(app, ["experiments", "--profile", "toy"]).output

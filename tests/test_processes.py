@@ -218,6 +218,17 @@ def test_a_batch_that_does_not_divide_is_a_sentence(monkeypatch):
         make_accelerator(toy(), "cpu")
 
 
+@pytest.mark.parametrize(
+    "command", ["reproduce", "verify", "golden", "policy train asg", "book", "predict model x.png"]
+)
+def test_a_command_of_one_process_says_so_under_a_launcher(monkeypatch, command: str):
+    environment(monkeypatch, 2)
+    done = CliRunner().invoke(app, command.split())
+    assert str(done.exception) == (
+        f"`asg {command.split()[0]}` is the work of one process: start it without a launcher."
+    )
+
+
 @pytest.mark.parametrize("device", ["banana", "cuda:7", "cuda", "cuda:", "mps:1", "CPU", ""])
 def test_a_device_that_is_not_there_is_a_sentence_with_those_that_are(workplace, monkeypatch, device: str):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)

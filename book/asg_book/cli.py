@@ -99,15 +99,15 @@ def prune(
 ) -> None:
     """List the records that today's settings, data, policies or recipes would not make, and ask to remove them."""
     files = records.outdated(profile)
-    rows = [(path, record) for path, held in files for record in held if not records.is_current(record)]
+    rows = [(path, record) for path, _, old in files for record in old]
     for path, record in rows:
         config = record.get("config", {})
         print(f"{path.name}, seed {record.get('seed')}: {config.get('data')}, made {record.get('finished')}")
     if not rows:
         print(f"Every record in {records.results_root() / profile} is current.")
     elif yes or typer.confirm(f"Remove these {len(rows)} outdated records?"):
-        for path, held in files:
-            records.write_rows(path, [record for record in held if records.is_current(record)])
+        for path, current, _ in files:
+            records.write_rows(path, current)
         print(f"{len(rows)} records removed.")
 
 
