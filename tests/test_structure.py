@@ -15,7 +15,7 @@ LEVELS = [
     ["asg.config"],
     ["asg.recipes"],
     ["asg.processes"],
-    ["asg.data.images"],
+    ["asg.data.images", "asg.data.indexed"],
     ["asg.data.segmentation"],
     ["asg.data.folder", "asg.data.toy", "asg.data.mini", "asg.data.digits", "asg.data.visda"],
     ["asg.data.scenes", "asg.data.street"],
