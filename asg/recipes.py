@@ -33,6 +33,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "toy": ("as first recorded",),
     "mini": ("as first recorded",),
     "digits": ("as first recorded",),
+    "cad": ("as first recorded",),
     "visda17": ("as first recorded",),
     "folder": ("as first recorded",),
     "toy-scenes": ("as first recorded",),

@@ -17,7 +17,7 @@ LEVELS = [
     ["asg.processes"],
     ["asg.data.images", "asg.data.indexed"],
     ["asg.data.segmentation"],
-    ["asg.data.folder", "asg.data.toy", "asg.data.mini", "asg.data.digits", "asg.data.visda"],
+    ["asg.data.folder", "asg.data.toy", "asg.data.mini", "asg.data.digits", "asg.data.cad", "asg.data.visda"],
     ["asg.data.scenes", "asg.data.street"],
     ["asg.data"],
     ["asg.controllers.base"],

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from asg.config import RunConfig
-from asg.data import digits, folder, mini, scenes, street, toy, visda
+from asg.data import cad, digits, folder, mini, scenes, street, toy, visda
 from asg.data.images import UNLABELLED, Domains, ImageSet, fingerprint_of, materialise
 from asg.data.segmentation import SegmentationDomains, SegmentationSet
 from asg.recipes import SEGMENTATION as SEGMENTATION
@@ -123,6 +123,8 @@ def _read(config: RunConfig) -> Domains | SegmentationDomains:
         return SegmentationDomains(source, held_out, street.cityscapes(_cityscapes(config)))
     if config.data == "digits":
         return digits.load(config.size)
+    if config.data == "cad":
+        return cad.load(data_root() / "cad", config.size)
     if config.data == "visda17":
         return visda.load(Path(config.source or data_root() / "visda17"), config.size)
     return folder.load(Path(config.source), Path(config.target) if config.target else None, config.size)
