@@ -21,7 +21,7 @@ def colour(hue: float, saturation: float, value: float) -> np.ndarray:
     return np.array(colorsys.hsv_to_rgb(hue % 1, np.clip(saturation, 0, 1), np.clip(value, 0, 1))) ** 2.2
 
 
-def any_colour(rng: Stream, saturation: tuple[float, float] = (0.05, 0.75), value=(0.15, 0.95)) -> np.ndarray:
+def any_colour(rng: Stream, saturation: tuple[float, float] = (0.05, 0.6), value=(0.15, 0.95)) -> np.ndarray:
     """A colour ``(3,)`` of any hue."""
     return colour(rng.random(), rng.uniform(*saturation), rng.uniform(*value))
 
@@ -72,7 +72,7 @@ def wallpaper(rng: Stream) -> np.ndarray:
 def wall_colour(rng: Stream) -> np.ndarray:
     """Nearly white, or quiet."""
     return (
-        any_colour(rng, (0.0, 0.06), (0.6, 0.97)) if rng.random() < 0.6 else any_colour(rng, (0.05, 0.28), (0.3, 0.9))
+        any_colour(rng, (0.0, 0.06), (0.6, 0.97)) if rng.random() < 0.6 else any_colour(rng, (0.05, 0.22), (0.3, 0.9))
     )
 
 

@@ -23,11 +23,13 @@ from cad_meshes import Mesh, box_coordinates, kinds, piece_bounds
 from cad_textures import Stream, any_colour, colour
 
 PIXELS = 160  # height and width of a render
-SAMPLES = 8  # paths a pixel; the denoiser does the rest
+SAMPLES, GUIDE_SAMPLES = 6, 4  # paths a pixel; rays that find colour, normal and depth for the denoiser
 DEPTH = 3  # longest path: light, two surfaces, camera
 GROUND = 40.0  # half the side of grounds and walls; a mesh's longest side is 1
 LAMP, SUN = (1.0, 5.0), (0.5, 9.0)  # irradiance of the key light; the surroundings give 1 to 3
 EXPOSURE, STUDIO_EXPOSURE = (0.3, 0.65), (0.4, 1.1)  # linear value of middle brightness
+BRIGHTEST = 1.3  # linear value that all but the brightest pixels keep below; 1 is nearly white
+CONTRAST = (0.2, 0.9)  # share of an S-shaped curve
 SEA = (0.09, 0.15)  # share of a ship's height that is under water
 
 
@@ -43,7 +45,7 @@ class Look:
     elevation: tuple[float, float] = (3.0, 30.0)  # of the camera
     azimuth: float = 180.0  # of the camera, either way from the front; 180: all round
     lean: float = 0.0  # of the object, in the plane that the camera sees, either way
-    fill: tuple[float, float] = (0.62, 0.97)  # share of the image that the longer side takes
+    fill: tuple[float, float] = (0.7, 1.05)  # share of the image that the longer side takes
     field_of_view: tuple[float, float] = (18.0, 45.0)
 
 
@@ -86,7 +88,7 @@ LOOKS = {
     "helicopter": Look({"sky": 4, "runway": 2, "field": 2}, body={"lacquer": 4, "pale": 2, "drab": 2},
                        others={"dark": 3, "metal": 1, "lacquer": 2}, elevation=(-15, 16)),
     "house": Look({"garden": 1}, "house", {"siding": 3, "plaster": 3, "brick": 3}, {"pale": 2, "dark": 1, "wood": 1},
-                  elevation=(1, 14), fill=(0.75, 1.0)),
+                  elevation=(1, 14), fill=(0.8, 1.1)),
     "keyboard": Look({"desk": 4, "studio": 2}, body={"pale": 3, "dark": 4}, others={"pale": 3, "dark": 4},
                      elevation=(25, 75)),
     "lamp": Look({"room": 2, "studio": 4, "desk": 2}, "lamp", {"shade": 1},
@@ -192,7 +194,7 @@ def one_of(choices: Sequence[Picture], rng: Stream) -> np.ndarray:
 
 def studio_colour(rng: Stream) -> np.ndarray:
     """The one colour of a studio: often white."""
-    return any_colour(rng, (0, 0.04), (0.93, 0.97)) if rng.random() < 0.55 else any_colour(rng, (0, 0.3), (0.1, 0.95))
+    return any_colour(rng, (0, 0.04), (0.93, 0.97)) if rng.random() < 0.55 else any_colour(rng, (0, 0.22), (0.1, 0.95))
 
 
 def parts_of(mesh: Mesh, look: Look, rng: Stream) -> list[tuple[np.ndarray, dict[str, Any]]]:
@@ -364,11 +366,14 @@ def develop(light: np.ndarray, exposure: float, rng: Stream) -> np.ndarray:
 
     ``exposure`` is the linear value that middle brightness (a mean of two quantiles) is brought to.
     """
-    brightness = np.quantile(light.mean(2), 0.5) * 0.6 + np.quantile(light.mean(2), 0.9) * 0.4
-    light = light * exposure / max(float(brightness), 1e-3)
+    grey = light.mean(2)
+    middle, bright = 0.6 * np.quantile(grey, 0.5) + 0.4 * np.quantile(grey, 0.9), np.quantile(grey, 0.985)
+    light = light * min(exposure / max(middle, 1e-3), BRIGHTEST / max(bright, 1e-3))
     light = light * rng.uniform(0.94, 1.06, 3)
     light = np.where(light < 0.6, light, 0.6 + 0.4 * np.tanh((light - 0.6) / 0.4))
     screen = np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055)
+    smooth = np.clip(screen, 0, 1) ** 2 * (3 - 2 * np.clip(screen, 0, 1))
+    screen = screen + rng.uniform(*CONTRAST) * (smooth - screen)
     screen = screen + rng.normal(0, rng.uniform(0.0, 0.012), screen.shape)
     return (np.clip(screen, 0, 1) * 255 + 0.5).astype(np.uint8)
 
@@ -448,7 +453,7 @@ def render(mesh: Mesh, look: Look, rng: Stream, pixels: int = PIXELS, samples: i
     loaded, seed = mi.load_dict(scene), int(rng.integers(1 << 31))
     light = np.array(mi.render(loaded, integrator=mi.load_dict({"type": "path", "max_depth": DEPTH}), seed=seed))
     guides = mi.load_dict({"type": "aov", "aovs": "albedo:albedo,normal:sh_normal,depth:depth"})
-    seen = np.array(mi.render(loaded, integrator=guides, seed=seed))  # (H, W, 7)
+    seen = np.array(mi.render(loaded, integrator=guides, seed=seed, spp=GUIDE_SAMPLES))  # (H, W, 7)
     albedo, normal, depth = seen[..., -7:-4], seen[..., -4:-1], seen[..., -1]
     if not np.isfinite(light).all():
         raise AsgError("Mitsuba gave an image with invalid pixels: please report the mesh and the view.")
