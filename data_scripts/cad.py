@@ -10,11 +10,14 @@ the same whoever renders it. ``--class`` and ``--views`` render a part, to look 
 from __future__ import annotations
 
 import io
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -46,43 +49,45 @@ def parts(root: Path, classes: Sequence[str]) -> list[github.Part]:
     return [github.Part(one, by_name[one.name], root / one.name) for one in REPOSITORIES if by_name[one.name]]
 
 
-def wanted(root: Path, classes: Sequence[str], views: int | None) -> list[tuple[Row, list[int]]]:
-    """The meshes of ``classes``, each with the views (at most ``views``) that are not rendered yet."""
+def wanted(root: Path, classes: Sequence[str], most: int | None) -> list[tuple[Row, int]]:
+    """The views (at most ``most`` of a mesh) of the meshes of ``classes`` that are not rendered yet."""
     meshes = [row for split in SPLITS[:2] for row in cad.index(split) if row["class"] in classes]
-    every = ((row, range(min(int(row["views"]), views or int(row["views"])))) for row in meshes)
-    lacking = ((row, [view for view in some if not cad.render_path(root, row, view).exists()]) for row, some in every)
-    return [(row, some) for row, some in lacking if some]
+    every = ((mesh, view) for mesh in meshes for view in range(int(mesh["views"])) if most is None or view < most)
+    return [(mesh, view) for mesh, view in every if not cad.render_path(root, mesh, view).exists()]
 
 
 def start_worker() -> None:
     """One thread a process: with several, a worker would take more than its share."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted script lets its workers finish their view
     mitsuba()
     import drjit
 
     drjit.set_thread_count(0)  # the calling thread alone
 
 
-def render_mesh(root: Path, mesh: Row, views: Sequence[int]) -> int:
-    """Render ``views`` of a mesh, each complete or not at all; gives their number."""
-    ready = prepare(root / mesh["repository"] / mesh["path"], mesh["up"], mesh["front"] or None)
-    for view in views:
-        image = Image.fromarray(render(ready, LOOKS[mesh["class"]], stream(mesh["path"], view)))
-        content = io.BytesIO()
-        image.save(content, "PNG")
-        github.write(cad.render_path(root, mesh, view), content.getvalue())
-    return len(views)
+prepared = lru_cache(1)(prepare)  # the views of a mesh come one after the other
 
 
-def render_all(root: Path, work: Sequence[tuple[Row, list[int]]], jobs: int) -> None:
+def render_view(root: Path, mesh: Row, view: int) -> None:
+    """Render one view of a mesh, complete or not at all."""
+    ready = prepared(root / mesh["repository"] / mesh["path"], mesh["up"], mesh["front"] or None)
+    image = Image.fromarray(render(ready, LOOKS[mesh["class"]], stream(mesh["path"], view)))
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    github.write(cad.render_path(root, mesh, view), content.getvalue())
+
+
+def render_all(root: Path, work: Sequence[tuple[Row, int]], jobs: int) -> None:
     """Render ``work`` in ``jobs`` processes; what is there when it is stopped stays."""
     mitsuba()
-    total = sum(len(views) for _, views in work)
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=start_worker)
     try:
-        waiting = [pool.submit(render_mesh, root, mesh, views) for mesh, views in work]
-        with tqdm(desc="rendering", total=total, unit="image") as bar:
-            for done in as_completed(waiting):
-                bar.update(done.result())
+        waiting = [pool.submit(render_view, root, mesh, view) for mesh, view in work]
+        for done in tqdm(as_completed(waiting), desc="rendering", total=len(work), unit="image"):
+            done.result()
+    except BrokenProcessPool:
+        remedy = "run again with fewer --jobs."
+        raise AsgError(f"A process that rendered was ended, perhaps for lack of memory: {remedy}") from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -135,10 +140,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             if wanted(args.to, classes, args.views):
                 mitsuba()  # before anything is downloaded
             github.obtain(parts(args.to, classes), args.source, data_root() / "downloads")
-            todo = wanted(args.to, classes, args.views)
-            rendered = sum(len(views) for _, views in todo)
-            if todo:
+            if todo := wanted(args.to, classes, args.views):
                 render_all(args.to, todo, args.jobs)
+                rendered = len(todo)
         seconds = f"{rendered:,} images rendered, in {time.monotonic() - start:.0f} s"
         if args.classes or args.views:
             return f"A part of cad is at {args.to}: {seconds}; run without --class and --views for all of it."

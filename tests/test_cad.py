@@ -1,10 +1,13 @@
 """The benchmark cad: its index, its reader on a fake tree, its renderer (where mitsuba is) and its data script."""
 
 import io
+import json
 import os
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +27,7 @@ import render_cad
 from asg import AsgError
 from asg.config import RunConfig
 from asg.data import cad, read_domains
-from asg.data.images import UNLABELLED
+from asg.data.images import UNLABELLED, read_image
 
 SPLITS = ("train", "validation", "test")
 MESHES = [row for split in SPLITS[:2] for row in cad.index(split)]
@@ -362,6 +365,16 @@ def test_the_object_fills_the_share_of_the_image_that_was_asked_for_and_lies_in_
     assert np.abs(flat).max() <= 1.05
 
 
+def test_a_camera_exposes_for_the_middle_keeps_highlights_and_differs_by_little():
+    light = np.full((40, 40, 3), 5.0)
+    dim, right = (render_cad.develop(light, exposure, np.random.default_rng(0)).mean() for exposure in (0.2, 0.5))
+    assert 60 < dim < 150 < right < 230
+    light[:4] = 500.0  # a bright tenth: the rest goes dark, but it is not lost
+    image = render_cad.develop(light, 0.5, np.random.default_rng(0))
+    assert image[:4].mean() > 235
+    assert image[4:].mean() < 60
+
+
 def test_the_outermost_points_bound_every_view():
     points = np.random.default_rng(0).normal(size=(5000, 3))
     few = render_cad.outermost(points)
@@ -513,6 +526,43 @@ def test_the_script_obtains_renders_resumes_and_gives_the_same_bytes_in_other_pr
     assert {name: what for name, what in again.items() if name != "m1-0.png"} == {
         name: what for name, what in kept.items() if name != "m1-0.png"
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["interrupted", "killed worker"])
+def test_a_script_that_is_stopped_says_so_keeps_whole_images_and_goes_on(tree, tmp_path, spawn, how):
+    pytest.importorskip("mitsuba")
+    rows = [{**row, "views": "30"} if row["path"].endswith("m0.obj") else row for row in cad.read_index("")]
+    code = """
+import json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.path[:] = json.loads(sys.argv[1])
+import cad as script
+from asg.data import cad
+rows = tuple(json.loads(sys.argv[2]))
+cad.read_index = lambda _: rows
+if __name__ == "__main__":
+    sys.exit(script.main(["--to", sys.argv[3], "--from", sys.argv[4]]))
+"""
+    arguments = (json.dumps(sys.path), json.dumps(rows), tmp_path / "new", pack(tree, tmp_path / "archives"))
+    child = spawn(code, *arguments)
+    folder = tmp_path / "new" / f"renders-v{cad.RENDERER}" / "mug"
+    while not (folder / "m0-1.png").exists():
+        assert child.poll() is None, child.communicate()
+        time.sleep(0.05)
+    if how == "interrupted":
+        child.send_signal(signal.SIGINT)
+        said = "Interrupted: run again to continue.\n"
+    else:
+        worker = max(map(int, Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()))
+        os.kill(worker, signal.SIGKILL)
+        said = "A process that rendered was ended, perhaps for lack of memory: run again with fewer --jobs.\n"
+    _, errors = child.communicate()
+    assert errors.endswith(said)
+    assert child.returncode == 1
+    there = sorted(folder.glob("*"))
+    assert len(there) < 20
+    assert all(read_image(path).size == (160, 160) for path in there if not path.name.startswith("."))
 
 
 @pytest.mark.slow
