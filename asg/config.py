@@ -98,9 +98,19 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     profile: Literal["toy", "mini", "paper", "own"] = Field(description="Scale of the run; never mixed in one table.")
-    data: Literal["toy", "mini", "digits", "cad", "visda17", "folder", "toy-scenes", "scenes", "gta5"] = Field(
-        description="Benchmark that the run reads."
-    )
+    data: Literal[
+        "toy",
+        "mini",
+        "digits",
+        "visda17",
+        "cad",
+        "pacs-cartoon",
+        "pacs-sketch",
+        "folder",
+        "toy-scenes",
+        "scenes",
+        "gta5",
+    ] = Field(description="Benchmark that the run reads.")
     source: str | None = Field(None, description="Folder of synthetic class folders (data = folder).")
     source_list: str | None = Field(
         None, description="Which GTA5 images train: a list of names, or the authors' .mat; None: all (data = gta5)."

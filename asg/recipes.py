@@ -35,6 +35,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "digits": ("as first recorded",),
     "cad": ("as first recorded",),
     "visda17": ("as first recorded",),
+    "pacs-cartoon": ("as first recorded",),
+    "pacs-sketch": ("as first recorded",),
     "folder": ("as first recorded",),
     "toy-scenes": ("as first recorded",),
     "scenes": ("as first recorded",),

@@ -91,7 +91,12 @@ def obtain(parts: Sequence[Part], source: Path | None, downloads: Path) -> None:
 
     Archives that are not there are downloaded, an interrupted download is continued. Says what it did.
     """
-    todo = [(part, [row for row, _ in found.values()]) for part in parts if (found := faulty(part))]
+    todo = []
+    for part in parts:
+        if found := faulty(part):
+            todo.append((part, [row for row, _ in found.values()]))
+        else:
+            print(f"{part.repository.name}: all {len(part.index):,} files are there")
     if source is not None and not source.is_dir():
         raise AsgError(f"The folder {source} does not exist: give the one that holds archives or trees with --from.")
     places = [place_of(part, source, downloads) for part, _ in todo]

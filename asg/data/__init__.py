@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from asg.config import RunConfig
-from asg.data import cad, digits, folder, mini, scenes, street, toy, visda
+from asg.data import cad, digits, folder, mini, pacs, scenes, street, toy, visda
 from asg.data.images import UNLABELLED, Domains, ImageSet, fingerprint_of, materialise
 from asg.data.segmentation import SegmentationDomains, SegmentationSet
 from asg.recipes import SEGMENTATION as SEGMENTATION
@@ -36,7 +36,7 @@ def read_domains(config: RunConfig) -> Domains | SegmentationDomains:
 
     Where a run adapts to one half of the target, the target to report on is the other half.
     """
-    domains = _read(config)
+    domains = READERS[config.data](config)
     sets = {name: stamped(images, config.data) for name, images in sets_of(domains).items()}
     domains = replace(domains, **sets)
     if config.adapt and config.adapt.half:
@@ -73,7 +73,7 @@ def with_truth(config: RunConfig) -> ImageSet | SegmentationSet:
         root = _cityscapes(config)
         photos = street.cityscapes(root, "train", labelled=(root / "gtFine" / "train").is_dir())
         return stamped(photos, config.data)
-    target = stamped(_read(config).target, config.data)
+    target = stamped(READERS[config.data](config).target, config.data)
     return subset(target, range(0, len(target), 2)) if config.adapt.half else target
 
 
@@ -109,25 +109,24 @@ def subset(images: Images, indices: Sequence[int]) -> Images:
     return replace(images, **parts, fingerprint=fingerprint_of(images.fingerprint, chosen))
 
 
-def _read(config: RunConfig) -> Domains | SegmentationDomains:
-    if config.data == "toy":
-        return toy.load(config.size)
-    if config.data == "mini":
-        return mini.load(data_root() / "mini", config.size, config.rendering)
-    if config.data == "toy-scenes":
-        return toy.load_scenes(config.size)
-    if config.data == "scenes":
-        return scenes.load(data_root() / "mini", config.size, config.rendering)
-    if config.data == "gta5":
-        source, held_out = street.gta5(Path(config.source or data_root() / "gta5"), config.source_list)
-        return SegmentationDomains(source, held_out, street.cityscapes(_cityscapes(config)))
-    if config.data == "digits":
-        return digits.load(config.size)
-    if config.data == "cad":
-        return cad.load(data_root() / "cad", config.size)
-    if config.data == "visda17":
-        return visda.load(Path(config.source or data_root() / "visda17"), config.size)
-    return folder.load(Path(config.source), Path(config.target) if config.target else None, config.size)
+def _gta5(config: RunConfig) -> SegmentationDomains:
+    source, held_out = street.gta5(Path(config.source or data_root() / "gta5"), config.source_list)
+    return SegmentationDomains(source, held_out, street.cityscapes(_cityscapes(config)))
+
+
+READERS: dict[str, Callable[[RunConfig], Domains | SegmentationDomains]] = {
+    "toy": lambda c: toy.load(c.size),
+    "mini": lambda c: mini.load(data_root() / "mini", c.size, c.rendering),
+    "digits": lambda c: digits.load(c.size),
+    "visda17": lambda c: visda.load(Path(c.source or data_root() / "visda17"), c.size),
+    "cad": lambda c: cad.load(data_root() / "cad", c.size),
+    "pacs-cartoon": lambda c: pacs.load(data_root() / "pacs", "cartoon", c.size),
+    "pacs-sketch": lambda c: pacs.load(data_root() / "pacs", "sketch", c.size),
+    "folder": lambda c: folder.load(Path(c.source), Path(c.target) if c.target else None, c.size),
+    "toy-scenes": lambda c: toy.load_scenes(c.size),
+    "scenes": lambda c: scenes.load(data_root() / "mini", c.size, c.rendering),
+    "gta5": _gta5,
+}
 
 
 def load_domains(config: RunConfig) -> Domains:
