@@ -99,7 +99,17 @@ class RunConfig(BaseModel):
 
     profile: Literal["toy", "mini", "paper", "own"] = Field(description="Scale of the run; never mixed in one table.")
     data: Literal[
-        "toy", "mini", "digits", "visda17", "pacs-cartoon", "pacs-sketch", "folder", "toy-scenes", "scenes", "gta5"
+        "toy",
+        "mini",
+        "digits",
+        "visda17",
+        "cad",
+        "pacs-cartoon",
+        "pacs-sketch",
+        "folder",
+        "toy-scenes",
+        "scenes",
+        "gta5",
     ] = Field(description="Benchmark that the run reads.")
     source: str | None = Field(None, description="Folder of synthetic class folders (data = folder).")
     source_list: str | None = Field(

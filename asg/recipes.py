@@ -33,6 +33,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "toy": ("as first recorded",),
     "mini": ("as first recorded",),
     "digits": ("as first recorded",),
+    "cad": ("as first recorded",),
     "visda17": ("as first recorded",),
     "pacs-cartoon": ("as first recorded",),
     "pacs-sketch": ("as first recorded",),

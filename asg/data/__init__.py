@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from asg.config import RunConfig
-from asg.data import digits, folder, mini, pacs, scenes, street, toy, visda
+from asg.data import cad, digits, folder, mini, pacs, scenes, street, toy, visda
 from asg.data.images import UNLABELLED, Domains, ImageSet, fingerprint_of, materialise
 from asg.data.segmentation import SegmentationDomains, SegmentationSet
 from asg.recipes import SEGMENTATION as SEGMENTATION
@@ -119,6 +119,7 @@ READERS: dict[str, Callable[[RunConfig], Domains | SegmentationDomains]] = {
     "mini": lambda c: mini.load(data_root() / "mini", c.size, c.rendering),
     "digits": lambda c: digits.load(c.size),
     "visda17": lambda c: visda.load(Path(c.source or data_root() / "visda17"), c.size),
+    "cad": lambda c: cad.load(data_root() / "cad", c.size),
     "pacs-cartoon": lambda c: pacs.load(data_root() / "pacs", "cartoon", c.size),
     "pacs-sketch": lambda c: pacs.load(data_root() / "pacs", "sketch", c.size),
     "folder": lambda c: folder.load(Path(c.source), Path(c.target) if c.target else None, c.size),
