@@ -83,9 +83,15 @@ def read_obj(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rotation(up: str, front: str | None = None) -> np.ndarray:
-    """The rotation ``(3, 3)`` that takes the file's axis ``up`` to y and, if it is given, ``front`` to z."""
-    above = AXES[up]
-    towards = AXES[front] if front else AXES["z" if up[-1] == "y" else "y" if up[-1] == "x" else "x"]
+    """The rotation ``(3, 3)`` that takes the file's direction ``up`` to y and, if it is given, the axis ``front`` to z.
+
+    ``up``: one of AXES, or three numbers, ``"0.1 0 0.995"``, for a mesh that leans in its file.
+    """
+    above = AXES[up] if up in AXES else np.array(up.split(), float)
+    above = above / np.linalg.norm(above)
+    towards = AXES[front] if front else np.roll(np.eye(3)[np.abs(above).argmax()], 1)
+    towards = towards - (towards @ above) * above
+    towards /= np.linalg.norm(towards)
     return np.stack((np.cross(above, towards), above, towards))
 
 

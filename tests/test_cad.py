@@ -73,9 +73,10 @@ def test_renders_have_names_of_their_own():
 
 def test_rows_can_be_used():
     for row in MESHES:
-        assert row["up"] in cad_meshes.AXES
         assert row["front"] in ("", *cad_meshes.AXES)
-        assert row["front"][-1:] != row["up"][-1:]  # not one axis
+        turn = cad_meshes.rotation(row["up"], row["front"] or None)
+        assert turn @ turn.T == pytest.approx(np.eye(3))
+        assert np.linalg.det(turn) == pytest.approx(1)
         assert row["repository"] == "ShapeDatabase_INFOMR"
     assert {row["repository"] for row in [*MESHES, *PHOTOS]} == {one.name for one in script.REPOSITORIES}
     for row in [*MESHES, *PHOTOS]:
@@ -240,6 +241,16 @@ def test_turning_upright_is_a_rotation(up, front):
     assert turn @ cad_meshes.AXES[front] == pytest.approx([0, 0, 1])
     assert np.linalg.det(turn) == pytest.approx(1)
     assert np.linalg.det(cad_meshes.rotation(up)) == pytest.approx(1)
+
+
+def test_a_mesh_that_leans_in_its_file_is_stood_upright(tmp_path):
+    lean = np.radians(20)
+    c, s = np.cos(lean), np.sin(lean)
+    points = np.array([(0, 2, 0), (-1, 0, -1), (1, 0, -1), (1, 0, 1), (-1, 0, 1)]) @ ((c, s, 0), (-s, c, 0), (0, 0, 1))
+    lines = [f"v {x} {y} {z}" for x, y, z in points]
+    lines += ["f 1 2 3", "f 1 3 4", "f 1 4 5", "f 1 5 2", "f 2 3 4 5"]
+    mesh = cad_meshes.prepare(written(tmp_path, "\n".join(lines)), f"{-2 * s} {2 * c} 0")
+    assert np.sort(mesh.points[:, 1]) == pytest.approx([-0.5] * 4 + [0.5])
 
 
 def test_a_box_has_the_area_normals_and_pieces_of_a_box(tmp_path):

@@ -39,8 +39,9 @@ def imagenet_classes() -> dict[str, list[int]]:
 def index(split: str) -> tuple[Row, ...]:
     """The rows of a split, "train" and "validation" (meshes) or "test" (photographs).
 
-    Of all: class, repository, path, bytes, sha256. Of meshes: views, up, front (axes of the file; front may be
-    empty), design (which near-identical meshes share). Of photographs: imagenet, empty where it is not clear.
+    Of all: class, repository, path, bytes, sha256. Of meshes: views, up (an axis of the file, or three numbers where
+    the mesh leans), front (an axis, or empty), design (which near-identical meshes share). Of photographs: imagenet,
+    empty where it is not clear. A change of what is rendered needs a higher RENDERER: renders are named by it.
     """
     return tuple(row for row in read_index(INDEX) if row["split"] == split)
 
