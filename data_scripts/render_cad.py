@@ -424,7 +424,8 @@ def render(mesh: Mesh, look: Look, rng: Stream, pixels: int = PIXELS, samples: i
         rng.uniform(-0.7, 0.7, 2),
     )
     if where != "sky":  # never below the ground
-        camera.position[1] = max(camera.position[1], bottom + 0.04)
+        lift = np.array((0.0, max(0.0, bottom + 0.04 - camera.position[1]), 0.0))
+        camera = replace(camera, position=camera.position + lift, aim=camera.aim + lift)
     radius = float(np.linalg.norm(mesh.points[:, ::2], axis=1).max())
     side = azimuth + np.radians(rng.uniform(-110, 110))
     height = np.radians(rng.uniform(25, 75))
