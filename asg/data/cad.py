@@ -11,7 +11,6 @@ Not a benchmark of the paper.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from functools import cache
@@ -19,11 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from asg import AsgError
 from asg.data.images import UNLABELLED, Domains, ImageSet, fingerprint_of, read_image, square
-from asg.data.indexed import Row, content_of, read_index
+from asg.data.indexed import Row, image_of, read_index
 
 INDEX = "cad_index.csv"
 RENDERER = 1  # version of the renderer: raised where its images are meant to change
@@ -83,7 +81,7 @@ def photographs(root: Path, size: int) -> ImageSet:
     rows = index("test")
 
     def decode(i: int) -> np.ndarray:
-        return square(Image.open(io.BytesIO(content_of(root / rows[i]["repository"], rows[i], REMEDY))), size)
+        return square(image_of(root / rows[i]["repository"], rows[i], REMEDY), size)
 
     return ImageSet(
         decode,

@@ -1,4 +1,4 @@
-"""Files that an index lists: a CSV beside this module with at least the columns ``path``, ``bytes`` and ``sha256``.
+"""Files that an index lists: a CSV beside this module with a path, SHA-256 and, to tell a cut file, bytes of each.
 
 Paths are relative to the benchmark's folder, with ``/``. A file counts as published only if its SHA-256 says so.
 """
@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 from functools import cache
 from pathlib import Path
+
+from PIL import Image
 
 from asg import AsgError
 
@@ -42,3 +45,8 @@ def content_of(root: Path, row: Row, remedy: str) -> bytes:
     if fault := "missing" if content is None else fault_of(content, row):
         raise AsgError(f"The benchmark's file {path} is {fault}: {remedy}")
     return content
+
+
+def image_of(root: Path, row: Row, remedy: str) -> Image.Image:
+    """The image that :func:`content_of` holds."""
+    return Image.open(io.BytesIO(content_of(root, row, remedy)))

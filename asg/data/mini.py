@@ -9,7 +9,6 @@ Departure 6: not a benchmark of the paper.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from functools import cache
@@ -24,6 +23,7 @@ from sklearn.datasets import load_sample_images
 from asg import AsgError
 from asg.config import Rendering
 from asg.data.images import UNLABELLED, Domains, ImageSet, fingerprint_of, read_image
+from asg.data.indexed import Row, read_index
 
 HERE = Path(__file__).parent
 REMEDY = "run `python data_scripts/mini.py` to obtain and check the benchmark."
@@ -35,11 +35,9 @@ PATCHES = 5  # the soft ground is an upscaled k Ã— k grid of random colours, k â
 SMALLEST_CROP = 100  # side of the smallest scene crop, pixels
 
 
-@cache
-def index() -> tuple[dict[str, str], ...]:
+def index() -> tuple[Row, ...]:
     """Rows of the hand-checked index: domain, split, class, path, sha256, imagenet, credit."""
-    with (HERE / "mini_index.csv").open(newline="") as file:
-        return tuple(csv.DictReader(file))
+    return read_index("mini_index.csv")
 
 
 @cache

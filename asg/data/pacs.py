@@ -13,16 +13,14 @@ UNLABELLED. Not a benchmark of the paper.
 
 from __future__ import annotations
 
-import io
 import json
 from functools import cache
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from asg.data.images import UNLABELLED, Domains, ImageSet, fingerprint_of, square
-from asg.data.indexed import Row, content_of, read_index
+from asg.data.indexed import Row, image_of, read_index
 
 REMEDY = "run `python data_scripts/pacs.py` to obtain the benchmark."
 
@@ -53,7 +51,7 @@ def image_set(root: Path, domain: str, split: str, size: int) -> ImageSet:
     groups: dict[str, int] = {}
 
     def decode(i: int):
-        return square(Image.open(io.BytesIO(content_of(root, rows[i], REMEDY))), size)
+        return square(image_of(root, rows[i], REMEDY), size)
 
     return ImageSet(
         decode,
