@@ -15,11 +15,15 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch .venv/installed
 
+.venv/extras: .venv/installed requirements-extras.lock
+	$(BIN)/python -m pip install --quiet --requirement requirements-extras.lock
+	touch .venv/extras
+
 book: .venv/installed
 	@$(BIN)/python data_scripts/mini.py $(MINI)
 	@$(BIN)/asg book
 
-test: book
+test: book .venv/extras
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/python -m pytest -n $(JOBS)
 

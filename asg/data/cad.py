@@ -6,7 +6,7 @@ looking at every mesh, says which files are used, which axis of a mesh points up
 Held-out renders show held-out meshes, and near-identical meshes are on one side.
 
 Layout: ``ROOT/<repository>/<path>`` as published, and ``ROOT/renders-v<version>/<class>/<mesh>-<view>.png``.
-Not a benchmark of the paper.
+Departure 31: not a benchmark of the paper.
 """
 
 from __future__ import annotations

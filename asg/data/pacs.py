@@ -8,7 +8,7 @@ no independent examples, and which photographs have an ImageNet class (``data_sc
 Two things to know. The photographs of five classes are in part ImageNet's own, so that an ImageNet network may have
 been trained on them; and every one of these was drawn: most *sketches* show a photograph of the target.
 ``ImageSet.imagenet`` holds the ImageNet class that a file name tells, of some dogs and most guitars; the others are
-UNLABELLED. Not a benchmark of the paper.
+UNLABELLED. Departure 31: not a benchmark of the paper.
 """
 
 from __future__ import annotations
