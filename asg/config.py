@@ -97,7 +97,8 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    profile: Literal["toy", "mini", "paper", "own"] = Field(description="Scale of the run; never mixed in one table.")
+    profile: Literal["toy", "mini", "cartoon", "sketch", "cad", "paper", "own"] = Field(
+        description="Scale of the run; never mixed in one table.")
     data: Literal[
         "toy",
         "mini",

@@ -181,7 +181,7 @@ def committed(experiment: str) -> dict[tuple[str, int], dict]:
     declared = get(experiment)
     wanted = {
         (declared.config("mini", arm, seed).identity(), seed): (arm, seed)
-        for arm in declared.arms for seed in declared.seeds
+        for arm in declared.arms for seed in declared.seeds_of("mini")
     }  # fmt: skip
     files = sorted((records.REPOSITORY / "results" / "mini").glob("*.jsonl"))
     rows = [json.loads(line) for path in files for line in path.read_text().splitlines()]
@@ -192,7 +192,7 @@ def committed(experiment: str) -> dict[tuple[str, int], dict]:
 @pytest.mark.parametrize("kind", CHOSEN)
 def test_a_rivals_strength_is_what_the_rule_chooses_from_the_committed_records(kind: str):
     found = committed("strength")
-    trials = [[found[f"{kind}, {name}", seed] for seed in get("strength").seeds] for name in STRENGTHS[kind]]
+    trials = [[found[f"{kind}, {name}", seed] for seed in get("strength").seeds_of("mini")] for name in STRENGTHS[kind]]
     assert list(STRENGTHS[kind])[best_kept(trials)] == CHOSEN[kind]
 
 
@@ -223,7 +223,7 @@ def test_an_experiment_is_filed_under_its_id_and_refers_to_its_own_arms(name: st
     experiment = EXPERIMENTS[name]
     assert experiment.id == name
     assert experiment.question.endswith("?")
-    assert len(set(experiment.seeds)) == len(experiment.seeds) > 0
+    assert all(len(set(seeds)) == len(seeds) > 0 for seeds in experiment.seeds.values())
     assert {arm for pair in experiment.family for arm in pair} <= set(experiment.arms)
     assert all(a != b for a, b in experiment.family)
     assert len({frozenset(pair) for pair in experiment.family}) == len(experiment.family)

@@ -38,7 +38,7 @@ def records(metric: str, *values: float) -> list[dict]:
 def bound(experiment: str, **arms: list[dict]) -> pages.Bound:
     declared = EXPERIMENTS[experiment]
     made = {arm: arms.get(arm, []) for arm in declared.arms}
-    return pages.Bound(declared, "mini", made, {}, declared.seeds, False, made)
+    return pages.Bound(declared, "mini", made, {}, declared.seeds_of("mini"), False, made)
 
 
 @pytest.fixture

@@ -270,26 +270,35 @@ def slopes(trials: Sequence[dict], outcomes: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(found, columns=INTERVALS)
 
 
-def best_kept(trials: Sequence[Sequence[dict]]) -> int:
-    r"""Which of several strengths is chosen from its trials, on held-out renders alone (departure 22).
+def as_good(trials: Sequence[Sequence[dict]]) -> list[int]:
+    r"""Which of several settings are as good as the best, from their trials, on held-out synthetic images alone.
 
-    Of those whose mean loss there is at most :math:`\min_k \bar L_k` plus that one's standard error over the
-    designs (:func:`asg.metrics.mean_error`), the one whose divergence from the ImageNet network is smallest there.
-    Raises :class:`AsgError` where that error is not defined.
+    Those whose mean loss there is at most :math:`\min_k \bar L_k` plus that one's standard error over the designs
+    (:func:`asg.metrics.mean_error`). Raises :class:`AsgError` where that error is not defined.
     """
     if any("validation_loss_error" not in r["final"] for records in trials for r in records):
         raise AsgError(
             "Records of these trials have no standard error of the held-out loss, which one held-out design alone "
             "does not give: hold out more designs and run them again."
         )
-
-    def mean(name: str) -> list[float]:
-        return [float(np.mean([r["final"][name] for r in records])) for records in trials]
-
-    losses, divergence = mean("validation_loss"), mean("kl")
+    losses = [mean_final(records, "validation_loss") for records in trials]
     best = int(np.argmin(losses))
-    allowed = losses[best] + mean("validation_loss_error")[best]
-    return min((k for k, loss in enumerate(losses) if loss <= allowed), key=divergence.__getitem__)
+    allowed = losses[best] + mean_final(trials[best], "validation_loss_error")
+    return [k for k, loss in enumerate(losses) if loss <= allowed]
+
+
+def best_kept(trials: Sequence[Sequence[dict]]) -> int:
+    """Which of several strengths is chosen from its trials (departure 22).
+
+    Of those that are :func:`as_good`, the one whose divergence from the ImageNet network is smallest on held-out
+    synthetic images.
+    """
+    return min(as_good(trials), key=lambda k: mean_final(trials[k], "kl"))
+
+
+def mean_final(records: Sequence[dict], metric: str) -> float:
+    """Mean over runs of a metric of the last evaluation."""
+    return float(np.mean([record["final"][metric] for record in records]))
 
 
 def confusion(records: Sequence[dict], labels: Sequence[int], classes: Sequence[str]) -> pd.DataFrame:

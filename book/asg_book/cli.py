@@ -75,7 +75,7 @@ def reproduce(
     """Train whatever has no current record, and remove nothing. Stop it at any time; it goes on where it was."""
     wanted: dict[str, tuple[str, str, RunConfig]] = {}
     waiting: set[str] = set()
-    for name in experiment or EXPERIMENTS:
+    for name in experiment or [name for name, declared in EXPERIMENTS.items() if declared.is_run_in(profile)]:
         declared = get(name)
         for name_of_arm, config in ((a, config) for a in declared.arms for config in declared.configs(profile, a)):
             if records.policy_is_there(config):
@@ -214,7 +214,7 @@ def train_missing(experiment: str, arm: str, config: RunConfig) -> bool:
 @app.command()
 def experiments(profile: Profile = "mini") -> None:
     """List every experiment, its arms, and how many of its runs have a current record."""
-    for e in EXPERIMENTS.values():
+    for e in (e for e in EXPERIMENTS.values() if e.is_run_in(profile)):
         print(f"{e.id}: {e.question}")
         for arm, overrides in e.arms.items():
             wanted = e.configs(profile, arm)

@@ -12,6 +12,11 @@ from asg.config import RunConfig, make_config, validated
 from asg.controllers.windows import STATISTICS
 from asg.reinforce import MetaConfig
 
+# What the profiles of photographs on a CPU share: the network of mini, at its size.
+LAPTOP = {
+    "size": 128, "backbone": "timm:tf_efficientnet_lite0", "weights": "lite0", "steps": 400, "batch": 16, "lr": 0.01,
+    "warmup": 40, "evaluations": 2, "threads": 1,
+}  # fmt: skip
 PROFILES: dict[str, dict] = {
     # Generated shapes and a tiny random network, seconds a run: tests only.
     "toy": {
@@ -24,12 +29,24 @@ PROFILES: dict[str, dict] = {
         "profile": "mini", "data": "mini", "size": 128, "backbone": "timm:tf_efficientnet_lite0", "weights": "lite0",
         "steps": 400, "batch": 16, "lr": 0.01, "warmup": 40, "evaluations": 5, "threads": 1,
     },
+    # Drawings → photos and CAD renders → photos on a CPU (departure 31): length and base rate are what the rule
+    # chooses from the records of "trials" (tests/test_trials.py compares).
+    "cartoon": {**LAPTOP, "profile": "cartoon", "data": "pacs-cartoon"},
+    "sketch": {**LAPTOP, "profile": "sketch", "data": "pacs-sketch"},
+    "cad": {**LAPTOP, "profile": "cad", "data": "cad"},
     # The paper's VisDA-17 settings (section 4.1) are the defaults of RunConfig.
     "paper": {
         "profile": "paper", "data": "visda17", "backbone": "torchvision:resnet101", "epochs": 30, "evaluations": 30,
         "precision": "no", "workers": 8,
     },
 }  # fmt: skip
+
+BOOK = ("cartoon", "sketch", "cad", "mini")  # profiles whose records the book shows
+ANY = ("toy", "paper")  # profiles in which every experiment can be run
+# Student seeds of the tables that are made on every benchmark: on drawings and CAD renders those that no trial has seen.
+EVERYWHERE = {"cartoon": (5, 6, 7, 8, 9), "sketch": (5, 6, 7), "cad": (5, 6, 7), "mini": (0, 1, 2, 3, 4)}
+
+TRIALS = {"cartoon": (0,), "sketch": (0,), "cad": (0,)}
 
 LARGE, SMALL = {"backbone_factor": 1.0}, {"backbone_factor": 0.1}
 PROXY = {"guidance": 0.1}  # the paper's λ for classification
@@ -135,6 +152,8 @@ def merged(overrides: Mapping, profile: str) -> dict:
 class Experiment:
     """One table or figure: arms as overrides of a profile, seeds, and what is compared with what.
 
+    ``seeds``: profile → seeds, for the profiles that it is run in; ANY other has the seeds of the first one.
+
     Under the name of a profile an arm holds what it overrides there alone. ``control.policy`` names one of
     POLICIES; a run takes the one that its own profile trained. Where ``repeated``, an arm whose policy has
     REPEATS runs with each of them. ``metric_of``: arm → metric → what the table shows in its place (None: a dash).
@@ -143,7 +162,7 @@ class Experiment:
     id: str
     question: str
     arms: Mapping[str, Mapping]
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {"mini": (0, 1, 2, 3, 4)})
     metric: str = "accuracy"
     differences: tuple[tuple[str, str], ...] = ()
     claims: tuple[tuple[str, str], ...] = ()  # further differences, which the page of results alone shows
@@ -151,6 +170,19 @@ class Experiment:
     published: Mapping[str, Published] = field(default_factory=dict)
     metric_of: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
     repeated: bool = False
+
+    def is_run_in(self, profile: str) -> bool:
+        """Whether it is run in a profile."""
+        return profile in (*self.seeds, *ANY)
+
+    def seeds_of(self, profile: str) -> tuple[int, ...]:
+        """The seeds in a profile; raises :class:`AsgError` that lists the profiles it is run in."""
+        if not self.is_run_in(profile):
+            raise AsgError(
+                f"The experiment {self.id!r} is not run in the profile {profile!r}: choose from "
+                f"{', '.join((*self.seeds, *ANY))}."
+            )
+        return self.seeds.get(profile) or next(iter(self.seeds.values()))
 
     @property
     def family(self) -> tuple[tuple[str, str], ...]:
@@ -192,7 +224,7 @@ class Experiment:
         return [
             self.config(profile, arm, seed, overrides, policy)
             for policy in policies or (None,)
-            for seed in tuple(seeds) or self.seeds
+            for seed in tuple(seeds) or self.seeds_of(profile)
         ]
 
 
@@ -212,6 +244,9 @@ STRENGTHS: dict[str, dict[str, dict]] = {
 }
 # What analysis.best_kept chooses on held-out renders from the records of "strength"; a test compares.
 CHOSEN = {"weights": "10000", "features": "0.001", "ewc": "100", "si": "100", "early": "93"}
+
+# Lengths and base rates of plain training that were tried on drawings and CAD renders ("trials", "trials_large").
+TRIED_STEPS, TRIED_SMALL, TRIED_LARGE = (100, 200, 400), (0.003, 0.01, 0.03), (0.001, 0.003, 0.01)
 
 # Synthetic data of other quality and diversity than {} has: axis → point → rendering.
 DATA: dict[str, dict[str, dict]] = {
@@ -305,7 +340,7 @@ EXPERIMENTS = {
             "oracle",
             "What does the ImageNet network know about the photos, with no training at all?",
             {"imagenet": {"steps": 0}},
-            seeds=(0,),
+            seeds={"mini": (0,)},
             metric="kept",
             published={"imagenet": PUBLISHED["oracle"]},
         ),
@@ -313,22 +348,47 @@ EXPERIMENTS = {
             "guidance",
             "Does proxy guidance keep what the learning rate destroys, and is it worth accuracy on photos?",
             {
+                "frozen": {"backbone_factor": 0.0},
                 "large": {**LARGE},
                 "large_proxy": {**LARGE, **PROXY},
                 "small": {**SMALL},
                 "small_proxy": {**SMALL, **PROXY},
                 "asg": {**learned("asg"), **PROXY},
             },
+            seeds=EVERYWHERE,
             differences=(
                 ("large_proxy", "large"),
                 ("small_proxy", "small"),
                 ("small", "large"),
+                ("small", "frozen"),
+                ("small_proxy", "frozen"),
                 ("asg", "small_proxy"),
                 ("asg", "large_proxy"),
             ),
             claims=(("asg", "small"),),
             published={"small": PUBLISHED["vanilla"], "asg": PUBLISHED["ASG"]},
             repeated=True,
+        ),
+        Experiment(
+            "trials",
+            "How long, and at which base rate, should plain training go on, by held-out synthetic images?",
+            {
+                f"{rate:g}, {steps} steps": {
+                    **SMALL, "lr": rate, "steps": steps, "warmup": steps // 10,
+                    "toy": {"steps": steps // 25, "warmup": 1},
+                }
+                for steps in TRIED_STEPS
+                for rate in TRIED_SMALL
+            },
+            seeds=TRIALS,
+            common={profile: {"evaluations": 1} for profile in TRIALS},
+        ),
+        Experiment(
+            "trials_large",
+            "And which base rate, where the backbone has the head's?",
+            {f"{rate:g}": {"backbone_factor": 1.0, "lr": rate} for rate in TRIED_LARGE},
+            seeds=TRIALS,
+            common={profile: {"evaluations": 1} for profile in TRIALS},
         ),
         Experiment(
             "setting",
@@ -347,13 +407,13 @@ EXPERIMENTS = {
                 "grey, scenes, lr .03": {**SMALL, "lr": 0.03},
                 "grey, scenes, 96 px": {**SMALL, "size": 96},
             },
-            seeds=(0,),
+            seeds={"mini": (0,)},
         ),
         Experiment(
             "lambda",
             "How much guidance?",
             {f"{weight:g}": {**SMALL, "guidance": weight} for weight in (0.0, 0.03, 0.1, 0.3)},
-            seeds=(0, 1, 2),
+            seeds={"mini": (0, 1, 2)},
             differences=(("0.03", "0"), ("0.1", "0"), ("0.3", "0")),
         ),
         Experiment(
@@ -394,7 +454,7 @@ EXPERIMENTS = {
             "policy_design",
             "What does a policy have to see, and what does it have to choose from?",
             {"asg": {**learned("asg"), **PROXY}} | {name: {**learned(name), **PROXY} for name in VARIANTS},
-            seeds=(0, 1, 2),
+            seeds={"mini": (0, 1, 2)},
             differences=tuple((name, "asg") for name in VARIANTS),
             common=SHORT,
         ),
@@ -402,7 +462,7 @@ EXPERIMENTS = {
             "policy_use",
             "How should a trained policy be used?",
             {"asg": {**learned("asg"), **PROXY}} | USES,
-            seeds=(0, 1, 2),
+            seeds={"mini": (0, 1, 2)},
             differences=tuple((name, "asg") for name in USES),
             common=SHORT,
         ),
@@ -414,7 +474,7 @@ EXPERIMENTS = {
                 for change, setting in CHANGES.items()
                 for who, rates in (("asg", learned("asg")), ("random", RANDOM))
             },
-            seeds=(0, 1, 2),
+            seeds={"mini": (0, 1, 2)},
             differences=tuple((f"{change}, asg", f"{change}, random") for change in CHANGES),
             common=SHORT,
         ),
@@ -426,7 +486,7 @@ EXPERIMENTS = {
                 for kind, tried in STRENGTHS.items()
                 for name, overrides in tried.items()
             },
-            seeds=(0,),
+            seeds={"mini": (0,)},
             common=SHORT,
         ),
         Experiment(
@@ -444,6 +504,7 @@ EXPERIMENTS = {
                 "guidance": {**SMALL, **PROXY},
                 "ASG": {**learned("asg"), **PROXY},
             },
+            seeds=EVERYWHERE,
             differences=tuple(
                 (a, b)
                 for b in ("vanilla", "guidance")
@@ -466,7 +527,7 @@ EXPERIMENTS = {
                     for point, rendering in DATA[axis].items()
                     for method, rates in METHODS.items()
                 },
-                seeds=(0, 1, 2),
+                seeds={"mini": (0, 1, 2)},
                 differences=tuple((f"{point}, guided", f"{point}, plain") for point in DATA[axis]),
                 claims=((f"{list(DATA[axis])[-1]}, guided", f"{next(iter(DATA[axis]))}, guided"),),
                 common=SHORT,
@@ -487,7 +548,7 @@ EXPERIMENTS = {
                 for form, pieces in (("whole map", {}), ("patches", {"chunks": 2}))
                 for weight in TRIED_WEIGHTS
             },
-            seeds=(0,),
+            seeds={"mini": (0,)},
             metric="miou",
             common=SCENES,
         ),
@@ -501,7 +562,7 @@ EXPERIMENTS = {
                 "l2o": learned_on_scenes("l2o"),
                 "asg": {**learned_on_scenes("asg"), **WHOLE, **CAP},
             },
-            seeds=(0, 1, 2),
+            seeds={"mini": (0, 1, 2)},
             metric="miou",
             differences=(
                 ("whole map", "vanilla"),
@@ -520,7 +581,7 @@ EXPERIMENTS = {
                 f"segmentation_resnet{depth}",
                 f"The same with CSG's DeepLab on ResNet-{depth}, as the follow-up's table has it?",
                 {"vanilla": {**SMALL}, "asg": {**learned_on_scenes("asg"), **WHOLE, **CAP}},
-                seeds=(0, 1, 2),
+                seeds={"mini": (0, 1, 2)},
                 metric="miou",
                 differences=(("asg", "vanilla"),),
                 common={**SCENES, "paper": {**SCENES["paper"], **DEEPLAB, "backbone": f"torchvision:resnet{depth}"}},
@@ -548,7 +609,7 @@ EXPERIMENTS = {
             "adaptation_scenes",
             "And when every pixel is labelled?",
             adapted(SCENE_STARTS, tuple(ADAPTATIONS), length=0.125),
-            seeds=(0, 1, 2),
+            seeds={"mini": (0, 1, 2)},
             metric="miou",
             differences=ahead(tuple(ADAPTATIONS)),
             common={**SCENES, "paper": {**SCENES["paper"], **DEEPLAB, "backbone": "torchvision:resnet101"}},
@@ -564,7 +625,7 @@ EXPERIMENTS = {
                 "large": {**LARGE},
                 "large_proxy": {**LARGE, **PROXY},
             },
-            seeds=(0, 1, 2),
+            seeds={"mini": (0, 1, 2)},
             differences=(("small_proxy", "small"), ("large_proxy", "large"), ("large", "small"), ("small", "frozen")),
             common={"mini": {"data": "digits", "size": 64, "steps": 180, "warmup": 18, "lr": 0.002, "evaluations": 2}},
         ),

@@ -288,7 +288,7 @@ def _bind(
     overrides: Mapping | None,
     fresh: bool,
 ) -> Bound:
-    chosen, found, configs, missing = tuple(seeds) or declared.seeds, {}, {}, []
+    chosen, found, configs, missing = tuple(seeds) or declared.seeds_of(profile), {}, {}, []
     for arm in declared.arms:
         shown = not arms or arm in arms
         runs = declared.configs(profile, arm, chosen, overrides)
@@ -457,7 +457,7 @@ def chapter_times() -> pd.DataFrame:
 def run_times(profile: str) -> pd.DataFrame:
     """Number of records, median seconds, greatest memory and hardware of each experiment's runs."""
     rows = {}
-    for name in EXPERIMENTS:
+    for name in (name for name, declared in EXPERIMENTS.items() if declared.is_run_in(profile)):
         if found := [r for runs in bind(name, profile).arms.values() for r in runs]:
             seconds, memory = pd.Series([r["seconds"] for r in found]).median(), max(r["peak_memory_mb"] for r in found)
             devices = ", ".join(sorted({f"{r['platform']} {r['device']} {r.get('cpu', '')}".strip() for r in found}))
