@@ -28,7 +28,7 @@ from asg.recipes import RECIPES, recipe_of, version
 from asg.replay import deviations
 from asg.trainers import self_training
 from asg.trainers.self_training import base_of
-from asg_book.experiments import EXPERIMENTS, POLICIES, REPEATS, Experiment, policy_config, policy_name
+from asg_book.experiments import EXPERIMENTS, POLICIES, PROFILES, REPEATS, Experiment, policy_config, policy_name
 
 FILE = records.REPOSITORY / "tests" / "golden.json"
 NUMBERS = ("evaluations", "first_losses", "decisions")  # of a record; the rest says when and where it was made
@@ -90,11 +90,11 @@ def golden_config(experiment: Experiment, arm: str) -> RunConfig:
 
     It has several windows where somebody decides, and rounds of several steps with most images where it trains itself.
 
-    The toy images are drawn without a rendering, so that arms which differ in it alone are one run.
+    The toy images are drawn without a rendering, and an arm with another network has the toy one, so that arms which
+    differ in these alone are one run: through many random layers the last bits of another processor grow too large.
     """
-    overrides = {"rendering": {}}
-    if "weights" in experiment.arms[arm]:
-        overrides["weights"] = "random"
+    toy = PROFILES["toy"]
+    overrides = {"rendering": {}, "backbone": toy["backbone"], "weights": toy["weights"]}
     if (adapt := experiment.arms[arm].get("adapt")) is not None:
         overrides["adapt"] = {**adapt, "portion": 0.8, "length": 0.5}
     elif "control" in experiment.arms[arm]:
