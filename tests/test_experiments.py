@@ -16,6 +16,7 @@ from asg.run import run
 from asg.trainers.classification import make_evaluation, train
 from asg_book.analysis import best_kept
 from asg_book.experiments import (
+    BOOK,
     CHOSEN,
     EXPERIMENTS,
     PROFILES,
@@ -97,12 +98,12 @@ def test_arms_start_from_the_same_network(tmp_path, monkeypatch, untrained_polic
         (tmp_path / arm).mkdir()
         config = experiment.config("toy", arm, 3, {"steps": 0})
         starts.append(train(config, tmp_path / arm, device="cpu")[0]["final"])
-    assert len(starts) == 5
+    assert len(starts) == 6
     assert all(start == starts[0] for start in starts)
 
 
 @pytest.mark.parametrize(("name", "arm"), ARMS)
-@pytest.mark.parametrize("profile", ["toy", "mini", "paper"])
+@pytest.mark.parametrize("profile", PROFILES)
 def test_every_arm_is_a_valid_configuration_of_every_profile(profile: str, name: str, arm: str):
     config = get(name).config(profile, arm, 7)
     assert (config.profile, config.seed) == (profile, 7)
@@ -118,7 +119,7 @@ def test_every_arm_is_a_valid_configuration_of_every_profile(profile: str, name:
         assert given == value
 
 
-@pytest.mark.parametrize("profile", ["toy", "mini", "paper"])
+@pytest.mark.parametrize("profile", PROFILES)
 def test_an_arms_runs_are_its_seeds_with_each_repeated_policy_of_its_profile(profile: str):
     runs = get("comparison").configs(profile, "ASG", [3, 1])
     expected = [(f"{profile}-{name}", seed) for name in ("asg", "asg-1", "asg-2") for seed in (3, 1)]
@@ -166,6 +167,7 @@ def test_the_guidance_arms_differ_in_nothing_but_backbone_rate_and_guidance():
     hand_tuned = [arm for arm, overrides in get("guidance").arms.items() if "control" not in overrides]
     configs = {arm: get("guidance").config("paper", arm, 0) for arm in hand_tuned}
     assert {arm: (c.backbone_factor, c.guidance) for arm, c in configs.items()} == {
+        "frozen": (0.0, 0.0),
         "large": (1.0, 0.0),
         "large_proxy": (1.0, 0.1),
         "small": (0.1, 0.0),
@@ -261,6 +263,19 @@ def test_the_papers_policies_decide_as_in_the_paper():
     assert not get("policies").config("paper", "random", 0).control.schedule
     assert get("policies").config("mini", "random", 0).control.schedule
     assert not policy_config("asg", "paper").student.control.schedule
+
+
+def test_seeds_are_those_of_a_profile_and_of_the_first_one_in_any():
+    one = Experiment("x", "?", {"a": {}}, seeds={"cartoon": (5, 6), "cad": (7,)})
+    assert [one.seeds_of(p) for p in ("cartoon", "cad", "toy", "paper")] == [(5, 6), (7,), (5, 6), (5, 6)]
+    assert [config.seed for config in one.configs("cad", "a")] == [7]
+    with pytest.raises(AsgError, match="'x' is not run in the profile 'mini': choose from cartoon, cad, toy, paper"):
+        one.configs("mini", "a")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_is_run_in_profiles_of_the_book(name: str):
+    assert EXPERIMENTS[name].seeds.keys() <= set(BOOK)
 
 
 def test_profiles_are_stamped_with_their_name():
