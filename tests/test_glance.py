@@ -115,16 +115,17 @@ def test_a_table_and_its_findings_say_what_the_records_say(shown: list):
     assert table.data.loc["small"].to_dict() == {"n": "2", "mini": "55.0 ± 7.1", "published": "49.3"}
     line = "small_proxy against small, photos, task head, 2 paired seeds: +10.0 [+9.9, +10.1] points: **higher**"
     assert line in findings.data and findings.data.count("\n") == 0
-    # t₁ = .10005 / .00005, whose p value is (2 / π) · arctan(1 / t); the family has six differences
-    assert f"(corrected p {pages.show_p(6 * 2 / math.pi * math.atan(0.00005 / 0.10005))})" in findings.data
+    # t₁ = .10005 / .00005, whose p value is (2 / π) · arctan(1 / t), times the differences of the family
+    p = 2 / math.pi * math.atan(0.00005 / 0.10005)
+    assert f"(corrected p {pages.show_p(len(EXPERIMENTS['guidance'].family) * p)})" in findings.data
 
 
 def test_words_and_marks_follow_the_corrected_verdict():
-    """The interval of one difference of six is clear of zero and its corrected p is not below .05."""
+    """The interval of one difference of a family is clear of zero and its corrected p is not below .05."""
     small, better = (0.50, 0.50, 0.50, 0.50, 0.50), (0.53, 0.51, 0.52, 0.50, 0.53)
     made = bound("guidance", small=records("accuracy", *small), small_proxy=records("accuracy", *better))
     row = made.contrasts(["accuracy"]).iloc[0]
-    assert row["low"] > 0 and row["p"] < 0.05 < row["adjusted"] == pytest.approx(6 * row["p"])
+    assert row["low"] > 0 and row["p"] < 0.05 < row["adjusted"] == pytest.approx(len(EXPERIMENTS["guidance"].family) * row["p"])
     assert "**no difference is shown**" in made.findings(["accuracy"]).data
     assert made.differences(["accuracy"]).data.loc["small_proxy − small", "task head"].endswith("] ○")
     claimed = pages.claims(
