@@ -108,7 +108,7 @@ def test_the_page_does_what_it_says(
             shutil.copy(REPOSITORY / name, copy / name)
     catalogue = copy / CATALOGUE
     text = edited(catalogue.read_text())
-    assert FIVE in text and "five if left out" in EXPERIMENT
+    assert FIVE in text and "five on mini if left out" in EXPERIMENT
     catalogue.write_text(text.replace(FIVE, '"mini": (0,)'))  # for time: what is run is the same
     monkeypatch.chdir(copy)
     monkeypatch.setattr("conftest.PACKAGES", f"{copy}:{copy / 'book'}:{copy / 'tests'}")
