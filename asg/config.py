@@ -46,6 +46,18 @@ class Rendering(BaseModel):
         return self
 
 
+class Synthetic(BaseModel):
+    """What the synthetic images of a benchmark keep, of themselves; the photographs keep everything."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    per_class: int | None = Field(None, ge=1, description="Training images of each class, at most; None: all.")
+    look: Literal["grey", "posterised", "blurred", "edges"] | None = Field(
+        None, description="No colour, eight colours, soft, or outlines alone; None: as they are."
+    )
+    detail: int | None = Field(None, ge=1, description="Pixels of a side, then enlarged; None: all.")
+
+
 class Control(BaseModel):
     """Who sets the rates of the layer groups, as shares of ``lr``, in place of the hand-tuned schedule."""
 
@@ -98,7 +110,8 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     profile: Literal["toy", "mini", "cartoon", "sketch", "cad", "paper", "own"] = Field(
-        description="Scale of the run; never mixed in one table.")
+        description="Scale of the run; never mixed in one table."
+    )
     data: Literal[
         "toy",
         "mini",
@@ -118,6 +131,7 @@ class RunConfig(BaseModel):
     )
     target: str | None = Field(None, description="Folder of real class folders, only reported on.")
     rendering: Rendering = Field(Rendering(), strict=False, description="How the images of data = mini are composed.")
+    synthetic: Synthetic | None = Field(None, strict=False, description="What source and validation keep; None: all.")
     size: int = Field(224, ge=32, description="Height and width of the network's input in pixels.")
     backbone: str = Field("torchvision:resnet101", description="LIBRARY:NAME, timm or torchvision.")
     weights: str = Field(

@@ -41,6 +41,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "toy-scenes": ("as first recorded",),
     "scenes": ("as first recorded",),
     "gta5": ("as first recorded", "the paper's list of images"),
+    "looks": ("as first recorded",),
 }  # fmt: skip
 SEGMENTATION = ("toy-scenes", "scenes", "gta5")  # readers with a label for every pixel
 
@@ -55,6 +56,8 @@ def parts_of(config: RunConfig) -> tuple[str, ...]:
     dense = config.data in SEGMENTATION
     parts = ["segmentation" if dense else "classification", config.data]
     parts.append("windows" if config.control else "hand-tuned")
+    if config.synthetic:
+        parts.append("looks")
     if config.guidance:
         parts.append("dense" if dense else "teacher")
     if config.regulariser:

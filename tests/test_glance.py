@@ -125,7 +125,9 @@ def test_words_and_marks_follow_the_corrected_verdict():
     small, better = (0.50, 0.50, 0.50, 0.50, 0.50), (0.53, 0.51, 0.52, 0.50, 0.53)
     made = bound("guidance", small=records("accuracy", *small), small_proxy=records("accuracy", *better))
     row = made.contrasts(["accuracy"]).iloc[0]
-    assert row["low"] > 0 and row["p"] < 0.05 < row["adjusted"] == pytest.approx(len(EXPERIMENTS["guidance"].family) * row["p"])
+    assert row["low"] > 0 and row["p"] < 0.05 < row["adjusted"] == pytest.approx(
+        len(EXPERIMENTS["guidance"].family) * row["p"]
+    )
     assert "**no difference is shown**" in made.findings(["accuracy"]).data
     assert made.differences(["accuracy"]).data.loc["small_proxy − small", "task head"].endswith("] ○")
     claimed = pages.claims(

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 
 from asg.config import RunConfig
 from asg.data import cad, digits, folder, mini, pacs, scenes, street, toy, visda
-from asg.data.images import UNLABELLED, Domains, ImageSet, fingerprint_of, materialise
+from asg.data.images import UNLABELLED, Domains, Images, ImageSet, fingerprint_of, materialise, subset
+from asg.data.looks import reduced
 from asg.data.segmentation import SegmentationDomains, SegmentationSet
 from asg.recipes import SEGMENTATION as SEGMENTATION
 from asg.recipes import version
-
-Images = TypeVar("Images", ImageSet, SegmentationSet)
 
 
 def data_root() -> Path:
@@ -34,9 +32,12 @@ def cache_root() -> Path:
 def read_domains(config: RunConfig) -> Domains | SegmentationDomains:
     """The benchmark that ``config.data`` names; no image is decoded before it is asked for.
 
-    Where a run adapts to one half of the target, the target to report on is the other half.
+    Synthetic images have what ``config.synthetic`` leaves them. Where a run adapts to one half of the target, the
+    target to report on is the other half.
     """
     domains = READERS[config.data](config)
+    if config.synthetic:
+        domains = reduced(domains, config.synthetic)
     sets = {name: stamped(images, config.data) for name, images in sets_of(domains).items()}
     domains = replace(domains, **sets)
     if config.adapt and config.adapt.half:
@@ -95,18 +96,6 @@ def stamped(images: Images, reader: str) -> Images:
 def mirrored(config: RunConfig) -> bool:
     """:attr:`Domains.mirror` of a benchmark, without its files: whether answers average image and mirror image."""
     return config.data != "digits"
-
-
-def subset(images: Images, indices: Sequence[int]) -> Images:
-    """The images ``indices`` of a set, in that order."""
-    chosen = list(indices)
-    parts = {"names": tuple(images.names[i] for i in chosen), "decode": lambda i: images.decode(chosen[i])}
-    parts |= {
-        name: value[chosen]
-        for name in ("labels", "imagenet", "cluster")
-        if (value := getattr(images, name, None)) is not None
-    }
-    return replace(images, **parts, fingerprint=fingerprint_of(images.fingerprint, chosen))
 
 
 def _gta5(config: RunConfig) -> SegmentationDomains:

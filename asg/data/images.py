@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from asg import AsgError, processes
 from asg.config import RunConfig
 
+Images = TypeVar("Images", bound=Dataset)  # a set of images: with a class each, or a class a pixel
 UNLABELLED = -1  # of images and pixels that have no class, or none that trains and counts: no class has this index
 
 
@@ -71,6 +73,18 @@ class Domains:
         """Changes whenever one of its sets or the class mapping does."""
         sets = [s.fingerprint for s in (self.source, self.validation, self.target) if s is not None]
         return fingerprint_of(sets, self.imagenet_classes)
+
+
+def subset(images: Images, indices: Sequence[int]) -> Images:
+    """The images ``indices`` of a set, in that order."""
+    chosen = list(indices)
+    parts = {"names": tuple(images.names[i] for i in chosen), "decode": lambda i: images.decode(chosen[i])}
+    parts |= {
+        name: value[chosen]
+        for name in ("labels", "imagenet", "cluster")
+        if (value := getattr(images, name, None)) is not None
+    }
+    return replace(images, **parts, fingerprint=fingerprint_of(images.fingerprint, chosen))
 
 
 def read_image(path: Path) -> Image.Image:

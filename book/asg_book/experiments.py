@@ -43,7 +43,7 @@ PROFILES: dict[str, dict] = {
 
 BOOK = ("mini", "cartoon", "sketch", "cad")  # profiles whose records the book shows
 ANY = ("toy", "paper")  # profiles in which every experiment can be run
-# Student seeds of the tables that are made on every benchmark: on drawings and CAD renders those that no trial has seen.
+# Student seeds of the tables that are made on every benchmark; on drawings and CAD renders no trial has seen them.
 EVERYWHERE = {"mini": (0, 1, 2, 3, 4), "cartoon": (5, 6, 7, 8, 9), "sketch": (5, 6, 7), "cad": (5, 6, 7)}
 
 TRIALS = {"cartoon": (0,), "sketch": (0,), "cad": (0,)}
@@ -374,7 +374,10 @@ EXPERIMENTS = {
             "How long, and at which base rate, should plain training go on, by held-out synthetic images?",
             {
                 f"{rate:g}, {steps} steps": {
-                    **SMALL, "lr": rate, "steps": steps, "warmup": steps // 10,
+                    **SMALL,
+                    "lr": rate,
+                    "steps": steps,
+                    "warmup": steps // 10,
                     "toy": {"steps": steps // 25, "warmup": 1},
                 }
                 for steps in TRIED_STEPS

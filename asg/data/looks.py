@@ -1,0 +1,77 @@
+"""Synthetic images with less in them: fewer of a class, no colour, few tones, no detail, nothing but outlines.
+
+What ``RunConfig.synthetic`` asks for is done to the decoded images of source and validation, at the network's size; the
+photographs stay as they are. Departure 31: not in the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter, ImageOps
+
+from asg import AsgError
+from asg.config import Synthetic
+from asg.data.images import Domains, ImageSet, fingerprint_of, subset
+from asg.recipes import version
+
+# Look → what it makes of an RGB image.
+LOOKS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "grey": ImageOps.grayscale,
+    "posterised": lambda image: ImageOps.posterize(image, 1),  # two levels a channel: eight colours
+    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(min(image.size) / 48)),
+    "edges": lambda image: ImageOps.invert(ImageOps.grayscale(image).filter(ImageFilter.FIND_EDGES)),
+}
+
+
+def with_look(images: ImageSet, look: str) -> ImageSet:
+    """The same images under one of LOOKS; labels, names and clusters stay."""
+    return _changed(images, LOOKS[look], look)
+
+
+def with_detail(images: ImageSet, pixels: int) -> ImageSet:
+    """The same images with ``pixels`` a side, enlarged to the old size."""
+
+    def coarse(image: Image.Image) -> Image.Image:
+        return image.resize((pixels, pixels), Image.LANCZOS).resize(image.size, Image.BICUBIC)
+
+    return _changed(images, coarse, f"{pixels} pixels")
+
+
+def _changed(images: ImageSet, change: Callable[[Image.Image], Image.Image], name: str) -> ImageSet:
+    def decode(i: int) -> np.ndarray:
+        return np.asarray(change(Image.fromarray(images.decode(i))).convert("RGB"))
+
+    return replace(images, decode=decode, fingerprint=fingerprint_of(images.fingerprint, version("looks"), name))
+
+
+def fewer(labels: torch.Tensor, per_class: int) -> list[int]:
+    """Numbers of ``per_class`` images of each class, evenly spaced in their order; of a smaller class all.
+
+    ``labels``: ``(N,)``.
+    """
+    chosen: list[int] = []
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten().tolist()
+        count = min(per_class, len(members))
+        chosen += [members[i * len(members) // count] for i in range(count)]
+    return sorted(chosen)
+
+
+def reduced(domains: Domains, how: Synthetic) -> Domains:
+    """A benchmark whose synthetic images have what ``how`` leaves them; the held-out ones keep their number.
+
+    Raises :class:`AsgError` for scenes, whose label maps would have to change with the images.
+    """
+    if not isinstance(domains, Domains):
+        raise AsgError("synthetic changes images that have one label each: leave it out for scenes.")
+    source, validation = domains.source, domains.validation
+    if how.per_class:
+        source = subset(source, fewer(source.labels, how.per_class))
+    for change, value in ((with_look, how.look), (with_detail, how.detail)):
+        if value is not None:
+            source, validation = change(source, value), change(validation, value)
+    return replace(domains, source=source, validation=validation)
