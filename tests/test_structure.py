@@ -16,7 +16,7 @@ LEVELS = [
     ["asg.recipes"],
     ["asg.processes"],
     ["asg.data.images", "asg.data.indexed"],
-    ["asg.data.segmentation"],
+    ["asg.data.segmentation", "asg.data.looks"],
     [
         "asg.data.folder",
         "asg.data.toy",
