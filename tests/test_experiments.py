@@ -1,34 +1,17 @@
 """The catalogue: every arm is valid, every published number has its source, a wrong name is answered with the right ones."""
 
 import dataclasses
-import json
-from functools import cache
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from asg import AsgError, records
-from asg.config import RunConfig
+from asg import AsgError
 from asg.data import load_domains, subset
 from asg.models import build
 from asg.run import run
 from asg.trainers.classification import make_evaluation, train
-from asg_book.analysis import best_kept
-from asg_book.experiments import (
-    BOOK,
-    CHOSEN,
-    EXPERIMENTS,
-    PROFILES,
-    REPEATS,
-    STRENGTHS,
-    TRIED_RATES,
-    TRIED_WEIGHTS,
-    Experiment,
-    get,
-    learned,
-    policy_config,
-)
+from asg_book.experiments import BOOK, EXPERIMENTS, PROFILES, REPEATS, Experiment, get, learned, policy_config
 
 ARMS = [(e.id, arm) for e in EXPERIMENTS.values() for arm in e.arms]
 # Read in Chen et al. 2021 (CSG), table 1: the only numbers that may be printed for VisDA-17.
@@ -175,49 +158,6 @@ def test_the_guidance_arms_differ_in_nothing_but_backbone_rate_and_guidance():
     }
     rest = {c.model_copy(update={"backbone_factor": 0.0, "guidance": 0.0}).to_json() for c in configs.values()}
     assert len(rest) == 1
-
-
-@cache
-def committed(experiment: str) -> dict[tuple[str, int], dict]:
-    """(arm, seed) → committed record of an experiment, whichever code made it: choices rest on what is committed."""
-    declared = get(experiment)
-    wanted = {
-        (declared.config("mini", arm, seed).identity(), seed): (arm, seed)
-        for arm in declared.arms for seed in declared.seeds_of("mini")
-    }  # fmt: skip
-    files = sorted((records.REPOSITORY / "results" / "mini").glob("*.jsonl"))
-    rows = [json.loads(line) for path in files for line in path.read_text().splitlines()]
-    named = [((RunConfig(**r["config"]).identity(), r["seed"]), r) for r in rows]
-    return {wanted[key]: record for key, record in named if key in wanted}
-
-
-@pytest.mark.parametrize("kind", CHOSEN)
-def test_a_rivals_strength_is_what_the_rule_chooses_from_the_committed_records(kind: str):
-    found = committed("strength")
-    trials = [[found[f"{kind}, {name}", seed] for seed in get("strength").seeds_of("mini")] for name in STRENGTHS[kind]]
-    assert list(STRENGTHS[kind])[best_kept(trials)] == CHOSEN[kind]
-
-
-def segmentation_trials(kind: str, tried: tuple[float, ...]) -> list[list[dict]]:
-    return [[committed("segmentation_trials")[f"{kind}, {value:g}", 0]] for value in tried]
-
-
-def test_the_base_rate_of_the_scenes_is_the_largest_within_one_standard_error_of_the_lowest_loss():
-    final = {
-        r: found[0]["final"] for r, found in zip(TRIED_RATES, segmentation_trials("rate", TRIED_RATES), strict=True)
-    }
-    best = min(final.values(), key=lambda f: f["validation_loss"])
-    bound = best["validation_loss"] + best["validation_loss_error"]
-    chosen = max(rate for rate, f in final.items() if f["validation_loss"] <= bound)
-    assert get("segmentation").config("mini", "vanilla", 0).lr == chosen
-
-
-@pytest.mark.parametrize("form", ["whole map", "patches"])
-def test_the_weight_of_dense_guidance_is_what_the_rule_chooses_from_the_committed_records(form: str):
-    config = get("segmentation").config("mini", form, 0)
-    assert config.guidance == TRIED_WEIGHTS[best_kept(segmentation_trials(form, TRIED_WEIGHTS))]
-    trial = get("segmentation_trials").config("mini", f"{form}, {config.guidance:g}", 0)
-    assert trial.identity() == config.identity()
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

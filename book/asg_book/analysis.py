@@ -296,6 +296,16 @@ def best_kept(trials: Sequence[Sequence[dict]]) -> int:
     return min(as_good(trials), key=lambda k: mean_final(trials[k], "kl"))
 
 
+def shortest(trials: Mapping[tuple[int, float], Sequence[dict]]) -> tuple[int, float]:
+    """Length and base rate of plain training, from its trials: (steps, rate) → records.
+
+    Of those that are :func:`as_good`, the fewest steps, and then the largest rate.
+    """
+    tried = list(trials)
+    good = [tried[k] for k in as_good(list(trials.values()))]
+    return min(good, key=lambda trial: (trial[0], -trial[1]))
+
+
 def mean_final(records: Sequence[dict], metric: str) -> float:
     """Mean over runs of a metric of the last evaluation."""
     return float(np.mean([record["final"][metric] for record in records]))

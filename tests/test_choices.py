@@ -1,0 +1,78 @@
+"""What the catalogue has chosen is what the stated rules choose, from the committed records, on synthetic images."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+
+import pytest
+
+from asg import records
+from asg.config import RunConfig
+from asg_book.analysis import as_good, best_kept, shortest
+from asg_book.experiments import (
+    CHOSEN,
+    PROFILES,
+    STRENGTHS,
+    TRIALS,
+    TRIED_LARGE,
+    TRIED_RATES,
+    TRIED_SMALL,
+    TRIED_STEPS,
+    TRIED_WEIGHTS,
+    get,
+)
+
+
+@cache
+def committed(experiment: str, profile: str) -> dict[str, list[dict]]:
+    """Arm → committed records of an experiment, whichever code made them: choices rest on what is committed."""
+    declared = get(experiment)
+    files = sorted((records.REPOSITORY / "results" / profile).glob("*.jsonl"))
+    rows = [json.loads(line) for path in files for line in path.read_text().splitlines()]
+    made = {(RunConfig(**r["config"]).identity(), r["seed"]): r for r in rows}
+    return {
+        arm: [
+            made[key]
+            for seed in declared.seeds_of(profile)
+            if (key := (declared.config(profile, arm, seed).identity(), seed)) in made
+        ]
+        for arm in declared.arms
+    }
+
+
+@pytest.mark.parametrize("profile", TRIALS)
+def test_length_and_base_rate_are_what_the_rule_chooses_from_the_trials(profile: str):
+    made = committed("trials", profile)
+    trials = {(steps, rate): made[f"{rate:g}, {steps} steps"] for steps in TRIED_STEPS for rate in TRIED_SMALL}
+    assert shortest(trials) == (PROFILES[profile]["steps"], PROFILES[profile]["lr"])
+
+
+@pytest.mark.parametrize("profile", TRIALS)
+def test_the_large_rate_is_the_largest_that_is_as_good_as_the_best(profile: str):
+    made = committed("trials_large", profile)
+    good = as_good([made[f"{rate:g}"] for rate in TRIED_LARGE])
+    assert get("guidance").config(profile, "large", 0).lr == max(TRIED_LARGE[k] for k in good)
+
+
+@pytest.mark.parametrize(("profile", "kind"), [(profile, kind) for profile, kinds in CHOSEN.items() for kind in kinds])
+def test_a_rivals_strength_is_what_the_rule_chooses_from_the_committed_records(profile: str, kind: str):
+    trials = [committed("strength", profile)[f"{kind}, {name}"] for name in STRENGTHS[kind]]
+    assert list(STRENGTHS[kind])[best_kept(trials)] == CHOSEN[profile][kind]
+
+
+def segmentation_trials(kind: str, tried: tuple[float, ...]) -> list[list[dict]]:
+    return [committed("segmentation_trials", "mini")[f"{kind}, {value:g}"] for value in tried]
+
+
+def test_the_base_rate_of_the_scenes_is_the_largest_that_is_as_good_as_the_best():
+    good = as_good(segmentation_trials("rate", TRIED_RATES))
+    assert get("segmentation").config("mini", "vanilla", 0).lr == max(TRIED_RATES[k] for k in good)
+
+
+@pytest.mark.parametrize("form", ["whole map", "patches"])
+def test_the_weight_of_dense_guidance_is_what_the_rule_chooses_from_the_committed_records(form: str):
+    config = get("segmentation").config("mini", form, 0)
+    assert config.guidance == TRIED_WEIGHTS[best_kept(segmentation_trials(form, TRIED_WEIGHTS))]
+    trial = get("segmentation_trials").config("mini", f"{form}, {config.guidance:g}", 0)
+    assert trial.identity() == config.identity()
