@@ -164,6 +164,10 @@ class RunConfig(BaseModel):
     threads: int = Field(0, ge=0, description="CPU threads; 0 leaves the choice to torch (not bit-exact).")
     workers: int = Field(0, ge=0, description="Processes that decode images (data that is not cached).")
     evaluations: int = Field(10, ge=1, description="Evaluations, evenly spaced; the last is the result.")
+    signals: bool | None = Field(
+        None,
+        description="Whether the last evaluation also measures what synthetic images say of guidance (asg.signals).",
+    )
     seed: int = Field(0, ge=0, description="Seed of the task head and of the order of the images.")
 
     @model_validator(mode="after")

@@ -29,6 +29,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "weights": ("as first recorded",),
     "ewc": ("as first recorded",),
     "si": ("as first recorded",),
+    "signals": ("as first recorded",),
     # readers
     "toy": ("as first recorded",),
     "mini": ("as first recorded",),
@@ -62,6 +63,8 @@ def parts_of(config: RunConfig) -> tuple[str, ...]:
         parts.append("dense" if dense else "teacher")
     if config.regulariser:
         parts.append(config.regulariser.kind)
+    if config.signals:
+        parts.append("signals")
     if config.adapt:
         parts.append("self-training")
     return tuple(parts)

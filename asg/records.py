@@ -205,7 +205,8 @@ def meta_folder(kind: str, meta: BaseModel) -> Iterator[Path]:
 
 def meta_recipe(meta: BaseModel) -> dict[str, int]:
     """Part → version of all that makes a meta-training."""
-    return {**recipe_of(meta.student), "meta-training": version("meta-training")}
+    looks = {"looks": version("looks")} if meta.reward == "looks" else {}
+    return {**recipe_of(meta.student), "meta-training": version("meta-training"), **looks}
 
 
 def card(meta: BaseModel, **found: object) -> dict:

@@ -24,6 +24,7 @@ from asg.controllers.learned import Learned, Policy, Spec
 from asg.controllers.windows import STATISTICS, Windowed
 from asg.data import load_domains
 from asg.data.images import ImageSet, make_folder
+from asg.data.looks import mixed_looks
 from asg.losses import proxy_guidance, task_loss
 from asg.metrics import forward_all
 from asg.models import Student, build, layer_groups
@@ -60,8 +61,14 @@ REWARDS: dict[str, Callable[[Window, Window, float], float]] = {
     "improvement": lambda now, before, weight: before.loss(weight) - now.loss(weight),
     "held-out": lambda now, before, weight: before.held_out(weight) - now.held_out(weight),
     "retention": lambda now, before, weight: before.held_out(1.0) - now.held_out(1.0),
+    "looks": lambda now, before, weight: before.held_out(weight) - now.held_out(weight),
 }
-HELD_OUT = ("held-out", "retention")  # look at held-out renders where a window ends
+# Rewards that look at held-out images where a window ends, and how these look then.
+HELD_OUT: dict[str, Callable[[ImageSet], ImageSet]] = {
+    "held-out": lambda held: held,
+    "retention": lambda held: held,
+    "looks": mixed_looks,
+}
 
 
 class MetaConfig(BaseModel):
@@ -70,7 +77,9 @@ class MetaConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     student: RunConfig = Field(strict=False, description="One episode: a run of this length on the source.")
-    reward: Literal["loss", "improvement", "held-out", "retention"] = Field("loss", description="What is rewarded.")
+    reward: Literal["loss", "improvement", "held-out", "retention", "looks"] = Field(
+        "loss", description="What is rewarded."
+    )
     episodes: int = Field(100, ge=1, description="Student trainings.")
     gamma: float = Field(0.0, ge=0, le=1, description="Discount of later rewards; 0 as in the published command.")
     decisions: int = Field(5, ge=1, description="Decisions of one update.")
@@ -242,15 +251,23 @@ class Probe:
 class Episodes:
     """Short student trainings on the synthetic side; data, teacher's outputs and weights are prepared once.
 
-    Every episode starts at the ImageNet weights with another head and another order of the images.
+    Every episode starts at the ImageNet weights with another head and another order of the images. ``looked_at`` makes
+    of the held-out images what the probe sees of them (HELD_OUT).
     """
 
-    def __init__(self, student: RunConfig, folder: Path, device: str | None) -> None:
+    def __init__(
+        self,
+        student: RunConfig,
+        folder: Path,
+        device: str | None,
+        looked_at: Callable[[ImageSet], ImageSet] = HELD_OUT["held-out"],
+    ) -> None:
         self.student, self.folder = student, make_folder(folder) / "episode"
         self.accelerator = make_accelerator(student, device)
         self.device, self.domains = self.accelerator.device, load_domains(student)
+        self.held = looked_at(self.domains.validation)
         first = build(student, len(self.domains.source.classes)).to(self.device)
-        self.held_teacher = frozen.log_probabilities(first, self.domains.validation, self.device)
+        self.held_teacher = frozen.log_probabilities(first, self.held, self.device)
         self.teacher = None
         if student.guidance:
             outputs = frozen.log_probabilities(first, self.domains.source, self.device)
@@ -263,7 +280,7 @@ class Episodes:
         """
         config = self.student.model_copy(update={"seed": seed})
         student = build(config, len(self.domains.source.classes)).to(self.device)
-        groups, probe = layer_groups(student), Probe(student, self.domains.validation, self.held_teacher, self.device)
+        groups, probe = layer_groups(student), Probe(student, self.held, self.held_teacher, self.device)
         controller = make(config, groups, probe)
         shutil.rmtree(self.folder, ignore_errors=True)
         try:
@@ -312,7 +329,7 @@ def train_policy(
         at = Progress(**saved["progress"])
     began = time.monotonic() - at.seconds
     with cpu_threads(meta.student.threads):
-        episodes = Episodes(meta.student, folder, device)
+        episodes = Episodes(meta.student, folder, device, HELD_OUT.get(meta.reward, HELD_OUT["held-out"]))
         images = len(episodes.domains.source)
         for episode in tqdm(range(at.episode, meta.episodes), initial=at.episode, total=meta.episodes, unit="episode"):
             at.episode = episode

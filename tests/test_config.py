@@ -21,6 +21,7 @@ OTHER = {
     "source_list": {"data": "gta5", "source_list": "gta5_train.txt"},
     "target": {"target": "photos"},
     "rendering": {"rendering": {"angle": 10.0}},
+    "synthetic": {"synthetic": {"look": "grey"}},
     "size": {"size": 96},
     "backbone": {"backbone": "timm:test_resnet"},
     "weights": {"weights": "random"},
@@ -46,6 +47,7 @@ OTHER = {
     "threads": {"threads": 1},
     "workers": {"workers": 1},
     "evaluations": {"evaluations": 5},
+    "signals": {"signals": True},
 }
 OTHER_RENDERING = {
     "seed": 7,

@@ -10,7 +10,7 @@ from asg import AsgError
 from asg.config import Synthetic, make_config
 from asg.data import load_domains, read_domains
 from asg.data.images import ImageSet
-from asg.data.looks import LOOKS, fewer, with_detail, with_look
+from asg.data.looks import LOOKS, fewer, mixed_looks, with_detail, with_look
 from asg.recipes import recipe_of
 from asg_book.experiments import PROFILES
 
@@ -67,6 +67,14 @@ def test_a_look_changes_pixels_and_their_fingerprint_alone(noise: np.ndarray, lo
     assert seen.decode(0).shape == noise.shape and seen.decode(0).dtype == np.uint8
     assert not np.array_equal(seen.decode(0), noise)
     assert seen.fingerprint != whole.fingerprint and seen.labels is whole.labels and seen.names == whole.names
+
+
+def test_mixed_looks_take_turns(noise: np.ndarray):
+    whole = images(*[noise] * 7)
+    seen = [mixed_looks(whole).decode(i) for i in range(7)]
+    expected = [noise, *(with_look(whole, look).decode(0) for look in LOOKS)]
+    for i, picture in enumerate(seen):
+        np.testing.assert_array_equal(picture, expected[i % len(expected)])
 
 
 def test_fewer_images_are_evenly_spaced_and_small_classes_whole():

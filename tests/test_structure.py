@@ -30,6 +30,7 @@ LEVELS = [
     ["asg.data"],
     ["asg.controllers.base"],
     ["asg.losses", "asg.dense_losses", "asg.metrics", "asg.dense_metrics", "asg.controllers.hand_tuned"],
+    ["asg.signals"],
     ["asg.pseudo_labels"],
     ["asg.controllers.windows"],
     ["asg.controllers.chance", "asg.controllers.learned"],

@@ -29,7 +29,12 @@ LOOKS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 def with_look(images: ImageSet, look: str) -> ImageSet:
     """The same images under one of LOOKS; labels, names and clusters stay."""
-    return _changed(images, LOOKS[look], look)
+    return _changed(images, look, LOOKS[look])
+
+
+def mixed_looks(images: ImageSet) -> ImageSet:
+    """The same images, in turn as they are and under each of LOOKS."""
+    return _changed(images, "mixed", lambda image: image, *LOOKS.values())
 
 
 def with_detail(images: ImageSet, pixels: int) -> ImageSet:
@@ -38,12 +43,14 @@ def with_detail(images: ImageSet, pixels: int) -> ImageSet:
     def coarse(image: Image.Image) -> Image.Image:
         return image.resize((pixels, pixels), Image.LANCZOS).resize(image.size, Image.BICUBIC)
 
-    return _changed(images, coarse, f"{pixels} pixels")
+    return _changed(images, f"{pixels} pixels", coarse)
 
 
-def _changed(images: ImageSet, change: Callable[[Image.Image], Image.Image], name: str) -> ImageSet:
+def _changed(images: ImageSet, name: str, *changes: Callable[[Image.Image], Image.Image]) -> ImageSet:
+    """The images with ``changes`` in turn, image by image."""
+
     def decode(i: int) -> np.ndarray:
-        return np.asarray(change(Image.fromarray(images.decode(i))).convert("RGB"))
+        return np.asarray(changes[i % len(changes)](Image.fromarray(images.decode(i))).convert("RGB"))
 
     return replace(images, decode=decode, fingerprint=fingerprint_of(images.fingerprint, version("looks"), name))
 

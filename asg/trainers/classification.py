@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from asg import AsgError
+from asg import AsgError, signals
 from asg.config import RunConfig
 from asg.data import load_domains
 from asg.data.images import Domains
@@ -62,7 +62,9 @@ def make_evaluation(student: Student, domains: Domains, config: RunConfig, devic
     with one held-out image); ``drift`` the relative distance of each layer group from its ImageNet weights; the
     numbers on photos are those of :func:`asg.metrics.evaluate_photos`. The ``final`` evaluation, and no other, has
     what takes minutes on VisDA-17: the energy of the photos' features at three powers (``hse0`` …; of two photos or
-    more), and the features' likeness to the ImageNet network's (``cka``).
+    more), and the features' likeness to the ImageNet network's (``cka``). Where ``config.signals``, it has what
+    :mod:`asg.signals` says of the source (``entropy``, ``information``, ``mapped``) and of held-out images under every
+    look (``looks``).
     """
     mapping = None
     if domains.imagenet_classes is not None:
@@ -77,6 +79,14 @@ def make_evaluation(student: Student, domains: Domains, config: RunConfig, devic
     if photos is not None:
         photo_teacher = frozen.log_probabilities(student, photos, device)
         photo_features = frozen.features(student, photos, device)
+    source_signals = {}
+    if config.signals:
+        source = domains.source
+        teacher = frozen.log_probabilities(student, source, device)
+        source_signals["entropy"] = signals.answers_entropy(teacher)
+        source_signals["information"] = signals.shared_information(teacher, source.labels)
+        if mapping is not None:
+            source_signals["mapped"] = signals.mapped_accuracy(teacher, source.labels, mapping)
     start = {k: [p.detach().clone() for p in v] for k, v in layer_groups(student).items() if k != "head"}
 
     def evaluate(now: Student, *, final: bool = False) -> dict:
@@ -101,6 +111,9 @@ def make_evaluation(student: Student, domains: Domains, config: RunConfig, devic
                 numbers |= {f"hse{power}": energy for power, energy in enumerate(energies)}
             if final:
                 numbers["cka"] = linear_cka(features, photo_features)
+        if final and config.signals:
+            numbers["looks"] = signals.under_looks(now, held, frozen.EVALUATION_BATCH, device)
+            numbers |= source_signals
         return numbers
 
     return evaluate

@@ -15,7 +15,7 @@ from asg.reinforce import MetaConfig
 # What the profiles of photographs on a CPU share: the network of mini, at its size.
 LAPTOP = {
     "size": 128, "backbone": "timm:tf_efficientnet_lite0", "weights": "lite0", "steps": 400, "batch": 16, "lr": 0.01,
-    "warmup": 40, "evaluations": 2, "threads": 1,
+    "warmup": 40, "evaluations": 2, "threads": 1, "signals": True,
 }  # fmt: skip
 PROFILES: dict[str, dict] = {
     # Generated shapes and a tiny random network, seconds a run: tests only.
@@ -87,9 +87,19 @@ EPISODES: dict[str, dict] = {
         "size": 64, "steps": 30, "batch": 8, "warmup": 24, "lr": 0.002, "evaluations": 1,
         "control": {"kind": "learned", "schedule": True},
     },
+    # at the base rate of the runs
+    "cartoon": {
+        "size": 64, "steps": 30, "batch": 8, "warmup": 24, "evaluations": 1,
+        "control": {"kind": "learned", "schedule": True}, "signals": None,
+    },
     "paper": {"steps": 2000, "evaluations": 1, "control": {"kind": "learned"}},
 }  # fmt: skip
-LENGTH = {"toy": {"episodes": 3, "groups": 3}, "mini": {"episodes": 200}, "paper": {"episodes": 500}}
+LENGTH = {
+    "toy": {"episodes": 3, "groups": 3},
+    "mini": {"episodes": 200},
+    "cartoon": {"episodes": 200},
+    "paper": {"episodes": 500},
+}
 OURS = {"reward": "held-out", "baseline": True, "gamma": 0.9, "lr": 0.03}
 ASG = {**OURS, "student": PROXY}
 # Every policy that a table of the book uses; "student" overrides the episode's run.
@@ -104,6 +114,7 @@ POLICIES: dict[str, dict] = {
     "loss": {**ASG, "reward": "loss"},
     "improvement": {**ASG, "reward": "improvement"},
     "retention": {**ASG, "reward": "retention"},
+    "looks": {**ASG, "reward": "looks"},
     "reference": {"student": PROXY, "loss": "product of means"},
     # other choices
     "three-ratios": {**ASG, "actions": 3},
@@ -303,7 +314,7 @@ CHANGES: dict[str, dict] = {
     "Lite1": {"backbone": "timm:tf_efficientnet_lite1", "weights": "lite1"},
     "Lite2": {"backbone": "timm:tf_efficientnet_lite2", "weights": "lite2"},
 }
-REWARDED = ("loss", "improvement", "retention", "reference")
+REWARDED = ("loss", "improvement", "retention", "looks", "reference")
 MAIN = tuple(name for names in REPEATS.values() for name in names)
 VARIANTS = tuple(name for name in POLICIES if name not in (*MAIN, *REWARDED))
 USES: dict[str, dict] = {
