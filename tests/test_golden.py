@@ -65,6 +65,15 @@ def test_numbers_that_are_not_there_are_named(monkeypatch, tmp_path):
     assert golden.compare({"x": run}, {"x": golden.Golden({"toy": 1}, {"a": 0.51})}) == {"x": ["a is 0.51, was 0.5"]}
 
 
+def test_only_what_changed_is_written_anew():
+    def one(number: float) -> golden.Golden:
+        return golden.Golden({"toy": 1}, {"a": number})
+
+    known = {"same": one(0.5), "other": one(0.5), "gone": one(0.5)}
+    runs = {"same": one(0.500001), "other": one(0.6), "new": one(0.7)}
+    assert golden.renewed(known, runs) == {"same": one(0.5), "other": one(0.6), "new": one(0.7)}
+
+
 def test_golden_runs_leave_no_trace(monkeypatch):
     """They read and write nothing of this checkout, and give its folders back."""
     monkeypatch.setenv("ASG_RESULTS", "here")

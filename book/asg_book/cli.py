@@ -161,14 +161,16 @@ def verify_record(record: dict) -> list[str]:
 @app.command(name="golden")
 def golden_command(
     experiment: Annotated[list[str], typer.Option(help="Experiments; all if not given.")] = [],  # noqa: B006
-    write: Annotated[bool, typer.Option("--write", help="Replace the committed numbers.")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Commit to what they give now; numbers that are the same stay as they are.")
+    ] = False,
 ) -> None:
     """Run every arm and policy on the toy profile, and compare with the numbers that they once gave."""
     if write and experiment:
         raise AsgError("--write replaces the numbers of every run: give it without --experiment.")
     began, runs = time.monotonic(), golden.golden_runs(experiment)
     if write:
-        golden.write_golden(runs)
+        golden.write_golden(golden.renewed(golden.read_golden() if golden.FILE.exists() else {}, runs))
     elif faults := golden.compare(golden.read_golden(), runs):
         raise AsgError(golden.advice(runs, faults))
     print(f"{len(runs)} golden runs {'written' if write else 'give what they gave'} ({time.monotonic() - began:.0f} s)")

@@ -351,7 +351,9 @@ def choices(bound: Bound, kinds: Sequence[str]) -> Styler:
         for k, (arm, found) in enumerate(tried.items()):
             final = pd.DataFrame([record["final"] for record in found])
             loss, error = final["validation_loss"].mean(), final["validation_loss_error"].mean()
+            penalty = bound.configs[arm].regulariser
             rows[kind, arm.removeprefix(f"{kind}, ")] = {
+                "strength": f"{penalty.strength:g}" if penalty else "—",
                 "held-out loss": f"{loss:.2f} ± {error:.2f}", "held-out KL": f"{final['kl'].mean():.2f}",
                 "held-out accuracy": f"{100 * final['validation'].mean():.1f}", "chosen": "✓" if k == chosen else "",
             }  # fmt: skip
