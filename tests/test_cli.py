@@ -45,7 +45,7 @@ def test_run_prints_the_record_and_the_second_time_only_reads_it(workplace) -> N
     arguments = ["run", "guidance", "--arm", "small_proxy", "--seed", "0", "--profile", "toy"]
     first = CliRunner().invoke(app, arguments)
     assert first.exit_code == 0, first.output
-    assert "guidance small_proxy seed 0: accuracy" in first.output
+    assert "guidance small_proxy (toy) seed 0: accuracy" in first.output
     began = time.monotonic()
     again = CliRunner().invoke(app, arguments)
     assert first.stdout.splitlines()[-1] == again.stdout.splitlines()[-1]
@@ -150,7 +150,7 @@ def test_experiments_lists_every_arm(workplace) -> None:
 def test_run_trains_an_arm_with_each_repeated_policy_and_says_which(workplace, untrained_policies) -> None:
     printed = CliRunner().invoke(app, ["run", "guidance", "--arm", "asg", "--seed", "0", "--profile", "toy"]).stdout
     began = [line.partition(":")[0] for line in printed.splitlines()]
-    assert began == [f"guidance asg seed 0 policy toy-{name}" for name in ("asg", "asg-1", "asg-2")]
+    assert began == [f"guidance asg (toy) seed 0 policy toy-{name}" for name in ("asg", "asg-1", "asg-2")]
     listed = CliRunner().invoke(app, ["experiments", "--profile", "toy"]).output
     assert next(line for line in listed.splitlines() if line.startswith("  asg ")).split()[1] == "3/15"
 

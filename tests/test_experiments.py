@@ -142,7 +142,7 @@ def test_a_profiles_part_of_an_arm_changes_fields_of_its_control():
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_arms_of_an_experiment_are_different_runs(name: str):
-    configs = [get(name).config("mini", arm, 0) for arm in get(name).arms]
+    configs = [get(name).config(get(name).home, arm, 0) for arm in get(name).arms]
     assert len({(c.identity(), c.control and c.control.policy) for c in configs}) == len(configs)
 
 
@@ -205,9 +205,10 @@ def test_the_papers_policies_decide_as_in_the_paper():
     assert not policy_config("asg", "paper").student.control.schedule
 
 
-def test_seeds_are_those_of_a_profile_and_of_the_first_one_in_any():
+def test_seeds_are_those_of_a_profile_and_elsewhere_as_many_as_at_home():
     one = Experiment("x", "?", {"a": {}}, seeds={"cartoon": (5, 6), "cad": (7,)})
-    assert [one.seeds_of(p) for p in ("cartoon", "cad", "toy", "paper")] == [(5, 6), (7,), (5, 6), (5, 6)]
+    assert [one.seeds_of(p) for p in ("cartoon", "cad", "toy", "paper")] == [(5, 6), (7,), (0, 1), (0, 1)]
+    assert one.home == "cartoon"
     assert [config.seed for config in one.configs("cad", "a")] == [7]
     with pytest.raises(AsgError, match="'x' is not run in the profile 'mini': choose from cartoon, cad, toy, paper"):
         one.configs("mini", "a")

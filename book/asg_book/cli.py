@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Annotated
@@ -23,9 +24,10 @@ from asg.controllers.windows import policy_path
 from asg.data.images import make_folder
 from asg.run import run as run_once
 from asg_book import build, golden, plots
-from asg_book.experiments import EXPERIMENTS, POLICIES, PROFILES, get, policy_config
+from asg_book.experiments import BOOK, EPISODES, EXPERIMENTS, POLICIES, PROFILES, Experiment, get, policy_config
 
-Profile = Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}.")]
+Profile = Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}; if not given, what the book shows.")]
+Benchmark = Annotated[str, typer.Option(help=f"One of {', '.join(EPISODES)}.")]
 Jobs = Annotated[int, typer.Option(help="Runs at a time.")]
 
 
@@ -34,10 +36,20 @@ def describe(evaluation: dict) -> str:
     return "  ".join(f"{k} {100 * evaluation[k]:.1f}" for k in plots.NAMES if k in plots.SHARES & evaluation.keys())
 
 
+def profiles_of(declared: Experiment, profile: str) -> tuple[str, ...]:
+    """The profile that was asked for, or every one of the book in which an experiment is run."""
+    return (profile,) if profile else tuple(declared.seeds)
+
+
+def shown(profile: str) -> tuple[str, ...]:
+    """The profile that was asked for, or every one of the book."""
+    return (profile,) if profile else BOOK
+
+
 def label(experiment: str, arm: str, config: RunConfig) -> str:
-    """What names one run: experiment, arm, seed, and the policy where one drives it."""
+    """What names one run: experiment, arm, profile, seed, and the policy where one drives it."""
     policy = config.control.policy if config.control else None
-    return f"{experiment} {arm} seed {config.seed}{f' policy {policy}' if policy else ''}"
+    return f"{experiment} {arm} ({config.profile}) seed {config.seed}{f' policy {policy}' if policy else ''}"
 
 
 @app.command()
@@ -45,7 +57,7 @@ def run(
     experiment: Annotated[str, typer.Argument(help=f"One of {', '.join(EXPERIMENTS)}.")],
     arm: Annotated[list[str], typer.Option(help="Arms to run; all if not given.")] = [],  # noqa: B006
     seed: Annotated[list[int], typer.Option(help="Seeds to run; the experiment's if not given.")] = [],  # noqa: B006
-    profile: Profile = "mini",
+    profile: Profile = "",
     fresh: Annotated[bool, typer.Option(help="Train again and compare with the kept record.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and estimates; train nothing.")] = False,
     tflops: Annotated[float, typer.Option(help="Throughput that --dry-run assumes, in TFLOP/s.")] = 15.0,
@@ -55,7 +67,7 @@ def run(
     """Train arms of an experiment, or print what their records say."""
     declared = get(experiment)
     for name in arm or declared.arms:
-        for config in declared.configs(profile, name, seed, parse_settings(settings)):
+        for config in declared.configs(profile or declared.home, name, seed, parse_settings(settings)):
             if dry_run:
                 print(dryrun.report(dryrun.dry_run(config, tflops=tflops)))
                 break
@@ -69,15 +81,16 @@ def run(
 @app.command()
 def reproduce(
     experiment: Annotated[list[str], typer.Option(help="Experiments; all if not given.")] = [],  # noqa: B006
-    profile: Profile = "mini",
+    profile: Profile = "",
     jobs: Jobs = os.cpu_count() or 1,
 ) -> None:
     """Train whatever has no current record, and remove nothing. Stop it at any time; it goes on where it was."""
     wanted: dict[str, tuple[str, str, RunConfig]] = {}
     waiting: set[str] = set()
-    for name in experiment or [name for name, declared in EXPERIMENTS.items() if declared.is_run_in(profile)]:
+    for name in experiment or [name for name, e in EXPERIMENTS.items() if not profile or e.is_run_in(profile)]:
         declared = get(name)
-        for name_of_arm, config in ((a, config) for a in declared.arms for config in declared.configs(profile, a)):
+        named = product(profiles_of(declared, profile), declared.arms)
+        for name_of_arm, config in ((arm, config) for p, arm in named for config in declared.configs(p, arm)):
             if records.policy_is_there(config):
                 wanted.setdefault(f"{records.run_key(config)}-{config.seed}", (name, name_of_arm, config))
             else:
@@ -95,10 +108,10 @@ def reproduce(
 
 @app.command()
 def prune(
-    profile: Profile = "mini", yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False
+    profile: Profile = "", yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False
 ) -> None:
     """List the records that today's settings, data, policies or recipes would not make, and ask to remove them."""
-    files = records.outdated(profile)
+    files = [file for one in shown(profile) for file in records.outdated(one)]
     rows = [(path, record) for path, _, old in files for record in old]
     for path, record in rows:
         config = record.get("config", {})
@@ -115,15 +128,18 @@ def prune(
 def verify(
     experiment: Annotated[list[str], typer.Option(help="Experiments; a sample of all if not given.")] = [],  # noqa: B006
     every: Annotated[bool, typer.Option("--all", help="Every record.")] = False,
-    profile: Profile = "mini",
+    profile: Profile = "",
     jobs: Jobs = os.cpu_count() or 1,
 ) -> None:
     """Repeat the first steps of records with today's code, and say which it can no longer vouch for."""
-    began, kept = time.monotonic(), records.of_profile(profile)
+    began, kept = time.monotonic(), [r for one in shown(profile) for r in records.of_profile(one)]
     chosen = kept if every else sample(kept)
     if experiment:
         declared = [
-            config for name in experiment for arm in get(name).arms for config in get(name).configs(profile, arm)
+            config
+            for declared in map(get, experiment)
+            for one, arm in product(profiles_of(declared, profile), declared.arms)
+            for config in declared.configs(one, arm)
         ]
         ours = {(records.run_key(config), config.seed) for config in declared if records.policy_is_there(config)}
         chosen = [record for record in kept if (record["key"], record["seed"]) in ours]
@@ -214,12 +230,12 @@ def train_missing(experiment: str, arm: str, config: RunConfig) -> bool:
 
 
 @app.command()
-def experiments(profile: Profile = "mini") -> None:
+def experiments(profile: Profile = "") -> None:
     """List every experiment, its arms, and how many of its runs have a current record."""
-    for e in (e for e in EXPERIMENTS.values() if e.is_run_in(profile)):
-        print(f"{e.id}: {e.question}")
+    for e in (e for e in EXPERIMENTS.values() if not profile or e.is_run_in(profile)):
+        print(f"{e.id} ({', '.join(profiles_of(e, profile))}): {e.question}")
         for arm, overrides in e.arms.items():
-            wanted = e.configs(profile, arm)
+            wanted = [config for one in profiles_of(e, profile) for config in e.configs(one, arm)]
             done = sum(records.find(config) is not None for config in wanted)
             print(f"  {arm:28} {done}/{len(wanted)} runs  {dict(overrides)}")
 
@@ -244,7 +260,7 @@ def describe_episode(point: dict) -> str:
 @policy.command(name="train")
 def train_policy(
     name: Declared = "asg",
-    profile: Profile = "mini",
+    profile: Benchmark = "cartoon",
     settings: Meta = [],  # noqa: B006
     out: Out = None,
     device: Device = None,
@@ -263,7 +279,7 @@ def train_policy(
 @policy.command(name="search")
 def search(
     name: Declared = "asg",
-    profile: Profile = "mini",
+    profile: Benchmark = "cartoon",
     settings: Meta = [],  # noqa: B006
     out: Out = None,
     device: Device = None,

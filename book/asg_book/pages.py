@@ -243,7 +243,7 @@ def shares(table: pd.DataFrame) -> Styler:
 
 def bind(
     experiment: str,
-    profile: str = "mini",
+    profile: str = "",
     seeds: Sequence[int] = (),
     arms: Sequence[str] = (),
     overrides: Mapping | None = None,
@@ -251,15 +251,15 @@ def bind(
 ) -> Bound:
     """The records of an experiment for a chapter's parameters; ``fresh`` trains them here and now.
 
-    Empty ``seeds`` and ``arms`` mean all. Raises :class:`AsgError` that names an unknown arm, a
-    parameter of the wrong type, and a parameter that no chapter has.
+    An empty ``profile`` is the experiment's home; empty ``seeds`` and ``arms`` mean all. Raises :class:`AsgError` that
+    names an unknown arm, a parameter of the wrong type, and a parameter that no chapter has.
     """
     return bind_each([experiment], profile, seeds, arms, overrides, fresh)[0]
 
 
 def bind_each(
     experiments: Sequence[str],
-    profile: str = "mini",
+    profile: str = "",
     seeds: Sequence[int] = (),
     arms: Sequence[str] = (),
     overrides: Mapping | None = None,
@@ -288,6 +288,7 @@ def _bind(
     overrides: Mapping | None,
     fresh: bool,
 ) -> Bound:
+    profile = profile or declared.home
     chosen, found, configs, missing = tuple(seeds) or declared.seeds_of(profile), {}, {}, []
     for arm in declared.arms:
         shown = not arms or arm in arms
