@@ -621,6 +621,7 @@ EXPERIMENTS = {
             "segmentation",
             "Does guidance by a whole-image classifier help answers at every pixel?",
             {
+                "frozen": {"backbone_factor": 0.0},
                 "vanilla": {**SMALL},
                 "whole map": {**SMALL, **WHOLE},
                 "patches": {**SMALL, **PATCHES},
@@ -630,6 +631,7 @@ EXPERIMENTS = {
             seeds={"mini": (0, 1, 2)},
             metric="miou",
             differences=(
+                ("vanilla", "frozen"),
                 ("whole map", "vanilla"),
                 ("patches", "vanilla"),
                 ("patches", "whole map"),

@@ -21,6 +21,7 @@ from asg_book import analysis, plots
 from asg_book.build import STAGED
 from asg_book.experiments import EXPERIMENTS, Experiment, get, policy_name
 from asg_book.glance import Panel
+from asg_book.paying import Case
 
 COLUMNS = {"accuracy": "task head", "kept": "kept head", "product": "both heads"}
 COLUMNS |= {"miou": "mIoU", "pixels": "pixels right"}
@@ -278,6 +279,58 @@ def bind_each(
                 f"The experiment {' or '.join(map(repr, experiments))} has no arm {arm!r}: choose from {there_are}."
             )
     return [_bind(declared, profile, seeds, arms, overrides, fresh) for declared in all_declared]
+
+
+def each_profile(
+    experiment: str,
+    profile: str = "",
+    seeds: Sequence[int] = (),
+    arms: Sequence[str] = (),
+    overrides: Mapping | None = None,
+    fresh: bool = False,
+) -> dict[str, Bound]:
+    """:func:`bind` in every profile that an experiment is run in, or in the one that is asked for; profile → bound."""
+    chosen = [profile] if profile else list(get(experiment).seeds)
+    return {one: bind(experiment, one, seeds, arms, overrides, fresh) for one in chosen}
+
+
+def cases(
+    declared: Sequence[Case],
+    profile: str = "",
+    seeds: Sequence[int] = (),
+    arms: Sequence[str] = (),
+    overrides: Mapping | None = None,
+    fresh: bool = False,
+) -> dict[str, tuple[Case, Mapping[str, list[dict]]]]:
+    """Name → case with the records of its three arms (those of ``arms``), in its own profile or the one asked for."""
+    found = {}
+    for case in declared:
+        three = [arm for arm in (case.frozen, case.plain, case.guided) if not arms or arm in arms]
+        bound = bind(case.experiment, profile or case.profile, seeds, three, overrides, fresh)
+        found[case.name] = (case, bound.arms)
+    return found
+
+
+def paying_table(gained: pd.DataFrame) -> Styler:
+    """:func:`asg_book.paying.gains` in points, with the number of seeds and 95 % intervals."""
+    rows = {
+        name: {
+            "n": row["gain"].size,
+            "frozen − plain": show_interval(row["advantage"], "accuracy"),
+            "guided − plain": show_interval(row["gain"], "accuracy"),
+        }
+        for name, row in gained.iterrows()
+    }
+    return styled(pd.DataFrame(rows).T)
+
+
+def worth_table(worth: pd.DataFrame) -> Styler:
+    """:func:`asg_book.paying.worth`; a dash where something is not defined."""
+    digits = {"ρ": 2, "p": 3, "error": 1, "error without": 1}
+    shown = worth.copy()
+    for column, places in digits.items():
+        shown[column] = [f"{v:+.{places}f}" if column == "ρ" else f"{v:.{places}f}" for v in worth[column]]
+    return styled(shown.replace({"nan": "—", "+nan": "—"}))
 
 
 def _bind(

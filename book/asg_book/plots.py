@@ -227,6 +227,50 @@ def intervals(table: pd.DataFrame, xlabel: str) -> Figure:
 
 
 @from_records
+def paying(table: pd.DataFrame) -> Figure:
+    """What guidance gains (up) against what the frozen backbone has over plain training (right), a point a benchmark.
+
+    ``table``: :func:`asg_book.paying.gains`; shares, shown in points, with 95 % intervals both ways. On the dashed
+    line guided training is as good as the frozen backbone; right of zero and above it is where guidance pays.
+    """
+    figure, axis = plt.subplots(figsize=(WIDTH, 4.4))
+    axis.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
+    for k, (name, row) in enumerate(table.iterrows()):
+        x, y = row["advantage"], row["gain"]
+        half = {f"{side}err": 100 * np.nan_to_num((e.high - e.low) / 2) for side, e in (("x", x), ("y", y))}
+        look = {"color": COLOURS[k % len(COLOURS)], "markersize": 7, "elinewidth": 0.8}
+        axis.errorbar(100 * x.mean, 100 * y.mean, **half, **look, fmt=marker(k), label=name)
+    means = [100 * e.mean for e in table["advantage"]]
+    ends = [min(means) - 3, max(means) + 3]
+    axis.plot(ends, ends, color="0.6", linewidth=0.8, linestyle="--", zorder=0)
+    axis.set(xlabel="frozen less plain training, points", ylabel="guided less plain training, points")
+    one_legend(figure, [axis])
+    return figure
+
+
+@from_records
+def over_weights(table: pd.DataFrame) -> Figure:
+    """What guidance gains at each λ, one line a benchmark, with 95 % intervals over seeds, in points.
+
+    ``table``: :func:`asg_book.paying.over_weights`.
+    """
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.6))
+    axis.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    weights = sorted(table["λ"].unique())
+    for k, (name, part) in enumerate(table.groupby("benchmark", sort=False)):
+        x = np.array([weights.index(weight) for weight in part["λ"]]) + 0.06 * (k - 1.5)
+        mean = 100 * np.array([e.mean for e in part["gain"]])
+        half = 100 * np.nan_to_num([(e.high - e.low) / 2 for e in part["gain"]])
+        look = {"color": COLOURS[k % len(COLOURS)], "capsize": 3}
+        axis.errorbar(x, mean, half, marker=marker(k), label=name, **look)
+    axis.set_xticks(range(len(weights)), [f"{weight:g}" for weight in weights])
+    axis.set(xlabel="λ", ylabel="guided less plain, points")
+    one_legend(figure, [axis])
+    return figure
+
+
+@from_records
 def ratios(table: pd.DataFrame, x: str) -> Figure:
     """Chosen share of the base rate against ``x`` (step or episode), one panel a layer group, one line an arm.
 
