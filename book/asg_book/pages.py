@@ -510,14 +510,20 @@ def chapter_times() -> pd.DataFrame:
     return pd.DataFrame({"seconds": {s.stem: f"{json.loads(s.read_text())['seconds']:.0f}" for s in stamps}})
 
 
-def run_times(profile: str) -> pd.DataFrame:
-    """Number of records, median seconds, greatest memory and hardware of each experiment's runs."""
+def run_times(profile: str = "") -> pd.DataFrame:
+    """Number of records, median seconds, greatest memory and hardware of each experiment's runs, profile by profile."""
     rows = {}
-    for name in (name for name, declared in EXPERIMENTS.items() if declared.is_run_in(profile)):
-        if found := [r for runs in bind(name, profile).arms.values() for r in runs]:
-            seconds, memory = pd.Series([r["seconds"] for r in found]).median(), max(r["peak_memory_mb"] for r in found)
-            devices = ", ".join(sorted({f"{r['platform']} {r['device']} {r.get('cpu', '')}".strip() for r in found}))
-            rows[name] = {"runs": len(found), "median s": f"{seconds:.0f}", "peak MB": memory, "device": devices}
+    for name in (name for name, declared in EXPERIMENTS.items() if not profile or declared.is_run_in(profile)):
+        for one, bound in each_profile(name, profile).items():
+            if found := [r for runs in bound.arms.values() for r in runs]:
+                seconds = pd.Series([r["seconds"] for r in found]).median()
+                devices = ", ".join(
+                    sorted({f"{r['platform']} {r['device']} {r.get('cpu', '')}".strip() for r in found})
+                )
+                rows[f"{name}, {one}"] = {
+                    "runs": len(found), "median s": f"{seconds:.0f}",
+                    "peak MB": max(r["peak_memory_mb"] for r in found), "device": devices,
+                }  # fmt: skip
     return pd.DataFrame(rows).T
 
 
