@@ -29,6 +29,8 @@ COLUMNS |= {"agreement": "agreement", "imagenet": "ImageNet"}
 NATS = {"validation_loss": "held-out loss", "kl": "held-out KL"}
 COLUMNS |= {**NATS, "validation": "held-out"}
 COLUMNS |= {"hse0": "HSE 0", "hse1": "HSE 1", "hse2": "HSE 2", "cka": "CKA", "ece": "ECE"}
+TITLES = {"cartoon": "cartoons → photos", "sketch": "sketches → photos", "cad": "CAD renders → photos"}
+TITLES |= {"mini": "emoji → photos"}
 DIGITS = {"hse0": 3, "hse1": 3, "hse2": 3, "cka": 3}  # of shares 1, of all others 2
 PARAMETERS = {"profile": str, "seeds": (list, tuple), "arms": (list, tuple), "overrides": dict, "fresh": bool}
 
@@ -292,6 +294,30 @@ def each_profile(
     """:func:`bind` in every profile that an experiment is run in, or in the one that is asked for; profile → bound."""
     chosen = [profile] if profile else list(get(experiment).seeds)
     return {one: bind(experiment, one, seeds, arms, overrides, fresh) for one in chosen}
+
+
+def side_by_side(
+    bounds: Mapping[str, Bound], arms: Mapping[str, str], pairs: Mapping[str, tuple[str, str]], metric: str
+) -> Styler:
+    """One row an arm (name → arm) and a difference (name → pair of arms), one column a profile, and what is published.
+
+    Levels are mean ± standard deviation, differences have 95 % intervals and the mark of the corrected test (MARKS).
+    """
+    columns = {}
+    for profile, bound in bounds.items():
+        shown = {name: bound.cell(arm, metric) if arm in bound.arms else "—" for name, arm in arms.items()}
+        found = {row["row"]: row for row in bound.between(pairs, [metric]).to_dict("records")}
+        for name in pairs:
+            row = found.get(name)
+            decided = row is not None and row["estimate"].n > 1
+            shown[name] = f"{show_interval(row['estimate'], metric)} {MARKS[row['decided']]}" if decided else "—"
+        columns[f"{TITLES.get(profile, profile)} (n = {bound.size(next(iter(arms.values())), metric)})"] = shown
+    quoted = next(iter(bounds.values())).experiment.published
+    columns["published, VisDA-17"] = {
+        **{name: f"{quoted[arm].value:.1f}" if arm in quoted else "—" for name, arm in arms.items()},
+        **dict.fromkeys(pairs, "—"),
+    }
+    return styled(pd.DataFrame(columns))
 
 
 def cases(
