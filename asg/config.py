@@ -27,8 +27,8 @@ class Rendering(BaseModel):
     smallest: float = Field(0.5, gt=0, le=1, description="Least longer side of a design, as a share of the image.")
     largest: float = Field(1.0, gt=0, le=1, description="Greatest longer side of a design.")
     angle: float = Field(30.0, ge=0, le=180, description="Greatest rotation of a design, degrees either way.")
-    ground: Literal["white", "grey", "patches"] = Field(
-        "grey", description="Behind designs: white, a plain grey drawn anew for each image, or soft colours."
+    ground: Literal["white", "grey", "patches", "textures"] = Field(
+        "grey", description="Behind designs: white, a plain grey drawn anew for each image, soft colours, or textures."
     )
     backdrop: Literal["scenes", "white"] = Field("scenes", description="Behind photographs: scene crops or white.")
     photo: float = Field(0.9, gt=0, le=1, description="Longer side of a photographed object.")

@@ -15,7 +15,7 @@ LEVELS = [
     ["asg.config"],
     ["asg.recipes"],
     ["asg.processes"],
-    ["asg.data.images", "asg.data.indexed"],
+    ["asg.data.images", "asg.data.indexed", "asg.data.grounds"],
     ["asg.data.segmentation", "asg.data.looks"],
     [
         "asg.data.folder",

@@ -22,6 +22,7 @@ from sklearn.datasets import load_sample_images
 
 from asg import AsgError
 from asg.config import Rendering
+from asg.data import grounds
 from asg.data.images import UNLABELLED, Domains, ImageSet, fingerprint_of, read_image
 from asg.data.indexed import Row, read_index
 
@@ -115,6 +116,8 @@ def render(design: Image.Image, size: int, rng: np.random.Generator, how: Render
         background = Image.new("RGB", (size, size), "white")
     elif how.ground == "grey":
         background = Image.new("RGB", (size, size), (int(rng.integers(DARKEST, 256)),) * 3)
+    elif how.ground == "textures":
+        background = grounds.textured(size, rng)
     else:
         k = int(rng.integers(1, PATCHES + 1))
         colours = rng.integers(0, 256, (k, k, 3), dtype=np.uint8)
