@@ -297,7 +297,7 @@ def best_kept(trials: Sequence[Sequence[dict]]) -> int:
 
 
 def shortest(trials: Mapping[tuple[int, float], Sequence[dict]]) -> tuple[int, float]:
-    """Length and base rate of plain training, from its trials: (steps, rate) → records.
+    """Length and base rate of plain training, from its trials: (steps, rate) → records (departure 22).
 
     Of those that are :func:`as_good`, the fewest steps, and then the largest rate.
     """

@@ -440,6 +440,23 @@ def choices(bound: Bound, kinds: Sequence[str]) -> Styler:
     return styled(pd.DataFrame(rows).T)
 
 
+def tried(bound: Bound) -> Styler:
+    """Trials of lengths and base rates of plain training, and which the rule chooses (asg_book.analysis.shortest)."""
+    made = {arm: found for arm, found in bound.arms.items() if found}
+    keys = {arm: (bound.configs[arm].steps, bound.configs[arm].lr) for arm in made}
+    chosen = analysis.shortest({keys[arm]: made[arm] for arm in made}) if made else None
+    rows = {}
+    for arm, found in made.items():
+        loss, error = (analysis.mean_final(found, m) for m in ("validation_loss", "validation_loss_error"))
+        shares = {"held-out accuracy": "validation", "photos": bound.experiment.metric, "agreement": "agreement"}
+        rows[arm] = {
+            "held-out loss": f"{loss:.2f} ± {error:.2f}",
+            **{name: f"{100 * analysis.mean_final(found, metric):.1f}" for name, metric in shares.items()},
+            "chosen": "✓" if keys[arm] == chosen else "",
+        }
+    return captioned(pd.DataFrame(rows).T, TITLES.get(bound.profile, bound.profile))
+
+
 def policy_cards(profile: str, names: Sequence[str]) -> dict[str, dict]:
     """Name → card of the policies that have been trained; which have not is said, with the command that trains them."""
     found, missing = {}, []
