@@ -570,7 +570,7 @@ EXPERIMENTS = {
                 "guidance": {**SMALL, **PROXY},
                 "ASG": {**learned("asg"), **PROXY},
             },
-            seeds=EVERYWHERE,
+            seeds={"mini": EVERYWHERE["mini"], **EVERYWHERE},
             differences=tuple(
                 (a, b)
                 for b in ("vanilla", "guidance")
