@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # Files that a machine without npm or apt-get takes by hand: make book MINI="--emoji FILE --photos FILE"
 MINI ?=
+# Drawings and meshes that are there already: make reproduce DOWNLOADED="--from FOLDER"
+DOWNLOADED ?=
 # Processes that share out the tests, each of one thread.
 JOBS ?= 2
 BIN := .venv/bin
@@ -27,8 +29,10 @@ test: book .venv/extras
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/python -m pytest -n $(JOBS)
 
-reproduce: .venv/installed
+reproduce: .venv/installed .venv/extras
 	@$(BIN)/python data_scripts/mini.py $(MINI)
+	@$(BIN)/python data_scripts/pacs.py $(DOWNLOADED)
+	@$(BIN)/python data_scripts/cad.py $(DOWNLOADED)
 	@$(BIN)/asg reproduce
 
 lab: .venv/installed
