@@ -45,6 +45,10 @@ RATES = {"guidance, large rate": ("large_proxy", "large"), "guidance, small rate
          "learned rates, guided": ("asg", "small_proxy"), "ASG over small rate": ("asg", "small")}  # fmt: skip
 RIVALS = {"IBN-Net, before": 22.17, "IBN-Net": 29.64, "DRPC, before": 32.45, "DRPC": 37.42}
 RIVALS_101 = {"DRPC, before": 33.56, "DRPC": 42.53}
+# The table that leads: what each training reaches on every benchmark, and the two differences that decide.
+LEAD = {"large rate": "large", "small rate": "small", "frozen backbone": "frozen", "large rate, guided": "large_proxy",
+        "small rate, guided": "small_proxy", "ASG: guided, learned rates": "asg"}  # fmt: skip
+LEAD_DIFFERENCES = {"small rate: guided − plain": ("small_proxy", "small"), "plain − frozen": ("small", "frozen")}
 UNVERIFIED = tuple(f"{start}, {how}" for start in ("vanilla", "ASG") for how in ("CBST", "MRKLD", "MRKLD + LRENT"))
 
 

@@ -1,14 +1,17 @@
 """What a chapter shows: its experiment bound to its parameters, tables, findings, provenance."""
 
 import hashlib
+import html
+import io
 import json
 import shlex
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 from IPython import get_ipython
-from IPython.display import Markdown, display
+from IPython.display import HTML, Markdown, display
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
@@ -405,6 +408,14 @@ def figure(drawn: Figure) -> Figure:
     """Show a figure once (a figure that stays open would be shown a second time)."""
     plots.plt.close(drawn)
     return drawn
+
+
+def inline(drawn: Figure, alt: str) -> HTML:
+    """A figure with its alternative text in one piece, for a page that quotes another."""
+    buffer = io.BytesIO()
+    drawn.savefig(buffer, format="png")
+    plots.plt.close(drawn)
+    return HTML(f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{b64encode(buffer.getvalue()).decode()}">')
 
 
 def trials(bound: Bound) -> pd.DataFrame:
