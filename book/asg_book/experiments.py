@@ -60,7 +60,10 @@ NO_SCHEDULE = {"paper": {"control": {"schedule": False}}}
 RANDOM = {"control": {"kind": "random", "schedule": True}, **NO_SCHEDULE}
 RANDOM_ONCE = {"control": {"kind": "random once", "schedule": True}, **NO_SCHEDULE}
 # Shorter and smaller runs, of most tables; on mini at the base rate of the episodes that its policies come from.
-SHORT = {"mini": {"size": 80, "steps": 124, "warmup": 12, "lr": 0.002, "evaluations": 2}, "cartoon": {"size": 96}}
+SHORT = {
+    "mini": {"size": 80, "steps": 124, "warmup": 12, "lr": 0.002, "evaluations": 2},
+    "cartoon": {"size": 112, "evaluations": 1},
+}
 
 
 def learned(policy: str, **how: object) -> dict:
@@ -264,7 +267,7 @@ def early(share: float) -> dict[str, dict]:
     }
 
 
-SHORT_ON_MINI = {"mini": SHORT["mini"]}  # of "strength" and "comparison", which have their whole length elsewhere
+SHORT_ON_MINI = {"mini": SHORT["mini"]}  # of tables whose runs have their whole length and size elsewhere
 # Other ways to keep ImageNet knowledge, and the strengths that were tried (the experiment "strength"): on mini these,
 # and where the base rate is five times as high a fifth of them, since too strong a penalty for the rate diverges.
 PENALTIES = {
@@ -505,7 +508,7 @@ EXPERIMENTS = {
                 ("asg_likeliest", "asg"),
                 ("asg", "l2o"),
             ),
-            common=SHORT,
+            common=SHORT_ON_MINI,
             published={"small": PUBLISHED["vanilla"], "asg": PUBLISHED["ASG"]},
         ),
         Experiment(
@@ -664,7 +667,7 @@ EXPERIMENTS = {
             adapted(STARTS, tuple(ADAPTATIONS)),
             seeds=FIVE,
             differences=ahead(tuple(ADAPTATIONS)),
-            common=SHORT,
+            common=SHORT_ON_MINI,
             published={"vanilla, none": PUBLISHED["vanilla"], "ASG, none": PUBLISHED["ASG"]},
         ),
         Experiment(
@@ -673,7 +676,7 @@ EXPERIMENTS = {
             adapted(STARTS, ("MRKLD + LRENT",), half=True),
             seeds=FIVE,
             differences=ahead(("MRKLD + LRENT",)),
-            common=SHORT,
+            common=SHORT_ON_MINI,
         ),
         Experiment(
             "adaptation_scenes",
