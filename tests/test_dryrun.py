@@ -242,7 +242,7 @@ def test_the_papers_settings_of_segmentation(experiment: str, sgd: str, head: st
         assert (c.lr, c.momentum, c.weight_decay, c.warmup, c.sgd, c.dense_head) == (1e-3, 0.9, 5e-4, 100, sgd, head), (
             arm
         )
-        assert c.guidance in (0.0, 75.0) and (c.control or c.backbone_factor == 0.1), arm
+        assert c.guidance in (0.0, 75.0) and (c.control or c.backbone_factor == (0.0 if arm == "frozen" else 0.1)), arm
 
 
 @pytest.mark.parametrize(

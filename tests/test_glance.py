@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from asg_book import build, glance, pages, plots
-from asg_book.experiments import CRST_README, CSG_TABLE_1, CSG_TABLE_5, EXPERIMENTS
+from asg_book.experiments import CRST_README, CSG_TABLE_1, CSG_TABLE_5, DATA, EXPERIMENTS
 from asg_book.glance import BEYOND, PAPER, Panel
 
 PANELS = [panel for panels in (PAPER | BEYOND).values() for panel in panels]
@@ -38,7 +38,7 @@ def records(metric: str, *values: float) -> list[dict]:
 def bound(experiment: str, **arms: list[dict]) -> pages.Bound:
     declared = EXPERIMENTS[experiment]
     made = {arm: arms.get(arm, []) for arm in declared.arms}
-    return pages.Bound(declared, "mini", made, {}, declared.seeds_of("mini"), False, made)
+    return pages.Bound(declared, declared.home, made, {}, declared.seeds_of(declared.home), False, made)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_no_two_claims_of_the_figure_share_a_name():
 def test_every_experiment_that_the_paper_calls_for_is_shown():
     wanted = {"oracle", "guidance", "comparison", "policies", "rewards", "policy_design", "segmentation", *TABLE_5}
     wanted |= {"adaptation", "adaptation_half", "adaptation_scenes"}
-    wanted |= {f"data_{axis}" for axis in ("designs", "renders", "drawing", "scene")} | {"digits"}
+    wanted |= {f"data_{axis}" for axis in DATA} | {"digits"}
     assert set(glance.SHOWN) == wanted
 
 
@@ -96,7 +96,8 @@ def test_every_experiment_that_the_paper_calls_for_is_shown():
 def test_without_records_there_are_dashes_and_a_link_and_no_error(panel: Panel, shown: list):
     pages.at_a_glance([panel], {panel.experiment: bound(panel.experiment)})
     table = shown[0].data
-    assert set(table["n"]) == set(table["mini"]) == {"—"}
+    home = EXPERIMENTS[panel.experiment].home
+    assert set(table["n"]) == set(table[home]) == {"—"}
     declared, quoted = EXPERIMENTS[panel.experiment].arms, panel.published
     assert list(table.index) == [*(panel.arms or declared), *(name for name in quoted if name not in declared)]
     for row, value in table["published"].items():
@@ -104,7 +105,7 @@ def test_without_records_there_are_dashes_and_a_link_and_no_error(panel: Panel, 
         assert value == ("not verified" if row in panel.unverified else verified)
     assert f'<a href="{panel.chapter}.html">' in shown[0].to_html()
     (said,) = shown[1:]
-    assert said.data == f"No records yet. `asg reproduce --experiment {panel.experiment} --profile mini` makes them."
+    assert said.data == f"No records yet. `asg reproduce --experiment {panel.experiment} --profile {home}` makes them."
 
 
 def test_a_table_and_its_findings_say_what_the_records_say(shown: list):
@@ -112,7 +113,7 @@ def test_a_table_and_its_findings_say_what_the_records_say(shown: list):
     made = bound("guidance", small=records("accuracy", 0.5, 0.6), small_proxy=records("accuracy", 0.6, 0.7001))
     pages.at_a_glance([panel], {"guidance": made})
     table, findings = shown
-    assert table.data.loc["small"].to_dict() == {"n": "2", "mini": "55.0 ± 7.1", "published": "49.3"}
+    assert table.data.loc["small"].to_dict() == {"n": "2", "cartoon": "55.0 ± 7.1", "published": "49.3"}
     line = "small_proxy against small, photos, task head, 2 paired seeds: +10.0 [+9.9, +10.1] points: **higher**"
     assert line in findings.data and findings.data.count("\n") == 0
     # t₁ = .10005 / .00005, whose p value is (2 / π) · arctan(1 / t), times the differences of the family

@@ -48,6 +48,9 @@ EVERYWHERE = {"cartoon": (5, 6, 7, 8, 9), "sketch": (5, 6, 7), "cad": (5, 6, 7),
 
 # Seeds of everything that is tried before settings are chosen: other ones than the tables have.
 TRIALS = {"cartoon": (0,), "sketch": (0,), "cad": (0,)}
+# By the mean and spread of guided less plain in the five trials, ten seeds show it by the corrected test with a chance of
+# .99, five with one of .49 (noncentral t at .05 / 8). Decided before these seeds were run.
+TEN = tuple(range(5, 15))
 FIVE, THREE = {"cartoon": (5, 6, 7, 8, 9)}, {"cartoon": (5, 6, 7)}  # of the tables on the main benchmark alone
 
 SMALL = {"backbone_factor": 0.1}
@@ -412,7 +415,7 @@ EXPERIMENTS = {
                 "small_proxy": {**SMALL, **PROXY},
                 "asg": {**learned("asg"), **PROXY},
             },
-            seeds=EVERYWHERE,
+            seeds={**EVERYWHERE, "cartoon": TEN},
             differences=(
                 ("large_proxy", "large"),
                 ("small_proxy", "small"),

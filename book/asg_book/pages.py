@@ -353,6 +353,11 @@ def paying_table(gained: pd.DataFrame) -> Styler:
     return styled(pd.DataFrame(rows).T)
 
 
+def signals_table(measured: pd.DataFrame) -> Styler:
+    """:func:`asg_book.paying.signals`, one row a signal; a dash where one is not measured."""
+    return styled(measured.T.map(lambda value: "—" if value != value else f"{value:.2f}"))
+
+
 def worth_table(worth: pd.DataFrame) -> Styler:
     """:func:`asg_book.paying.worth`; a dash where something is not defined."""
     digits = {"ρ": 2, "p": 3, "error": 1, "error without": 1}
