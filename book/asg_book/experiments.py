@@ -48,8 +48,8 @@ EVERYWHERE = {"cartoon": (5, 6, 7, 8, 9), "sketch": (5, 6, 7), "cad": (5, 6, 7),
 
 # Seeds of everything that is tried before settings are chosen: other ones than the tables have.
 TRIALS = {"cartoon": (0,), "sketch": (0,), "cad": (0,)}
-# By the mean and spread of guided less plain in the five trials, ten seeds show it by the corrected test with a chance of
-# .99, five with one of .49 (noncentral t at .05 / 8). Decided before these seeds were run.
+# By the mean and spread of guided less plain in the first trials, ten seeds show it by the corrected test with a chance
+# of .99, five with one of .49 (noncentral t at .05 / 8). Decided when two of the ten had been run.
 TEN = tuple(range(5, 15))
 FIVE, THREE = {"cartoon": (5, 6, 7, 8, 9)}, {"cartoon": (5, 6, 7)}  # of the tables on the main benchmark alone
 
