@@ -328,6 +328,18 @@ def figure(drawn: Figure) -> Figure:
     return drawn
 
 
+def pictured(draw: Callable[..., Figure], *given: object, **named: object) -> Figure | Markdown:
+    """:func:`figure` of what ``draw`` gives; where an image that it shows cannot be read, what says how to get it.
+
+    Optional benchmarks may not be passed on, and a page is read without them.
+    """
+    try:
+        return figure(draw(*given, **named))
+    except AsgError as error:
+        plots.plt.close("all")  # what was begun
+        return Markdown(str(error))
+
+
 def trials(bound: Bound) -> pd.DataFrame:
     """Plain training in each setting, in per cent: what the ImageNet network knew, what training reached and kept."""
     rows = {}
