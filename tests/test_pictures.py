@@ -15,16 +15,18 @@ from IPython.display import Markdown
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from typer.testing import CliRunner
 
 from asg import AsgError
 from asg.config import make_config
 from asg.data import load_domains, read_domains, subset
 from asg.models import build
-from asg.run import trained
+from asg.run import run, trained
 from asg_book import inspection, pages, pictures, plots
 from asg_book.build import BOOK
+from asg_book.cli import app
 from asg_book.experiments import PROFILES, get
-from asg_book.pictures import SHOWN, Picture
+from asg_book.pictures import SHOWN, Picture, Shown
 
 CHAPTERS = {"oracle": "02_the_gap", "comparison": "08_looking_inside", "segmentation": "11_segmentation"}
 OF_BOOK = [(experiment, make) for experiment, shown in SHOWN.items() for make in shown.makers]
@@ -223,3 +225,38 @@ def test_chapters_show_the_figures_of_the_book(monkeypatch, experiment, make) ->
     assert given["arms"] == [] and any(f"pictures.{make.__name__}(" in cell.source for cell in cells)
     bound = pages.bind(experiment, given["profile"], given["seeds"], SHOWN[experiment].arms)
     assert make(bound.configs).path == make(pictures.configs_of(experiment)).path
+
+
+def test_the_command_makes_what_is_missing_of_runs_that_have_records(workplace, monkeypatch) -> None:
+    asked = (pictures.embeddings, pictures.attention)
+    monkeypatch.setattr(pictures, "SHOWN", {"comparison": Shown("toy", ("vanilla", "guidance"), asked)})
+    configs = pictures.configs_of("comparison")
+    run(configs["vanilla"])
+    refused = CliRunner().invoke(app, ["figures"])
+    assert refused.exit_code and "Runs of guidance (toy) have no record" in refused.output
+    assert "`asg reproduce --experiment comparison --profile toy` makes them." in refused.output
+    assert "2 of 2 figures are missing" in str(refused.exception)
+    run(configs["guidance"])
+    shutil.rmtree(workplace.runs)
+    made = CliRunner().invoke(app, ["figures"])
+    assert made.exit_code == 0, made.output
+    assert "making embeddings of vanilla, guidance (toy) …" in made.output
+    paths = [make(configs).path for make in asked]
+    assert all(path.exists() and str(path) in made.output for path in paths)
+    times = [path.stat().st_mtime_ns for path in paths]
+    assert "no more" not in made.output
+    pictures.label_maps(toy("segmentation", "vanilla")).arrays()
+    again = CliRunner().invoke(app, ["figures"])
+    assert "The book shows no more, or never did: label_maps-" in again.output
+    assert "making" not in again.output and times == [path.stat().st_mtime_ns for path in paths]
+
+
+def test_the_command_says_which_data_are_missing_and_makes_the_rest(workplace, monkeypatch) -> None:
+    missing = Shown("cartoon", ("imagenet",), (pictures.answers,))
+    there = Shown("toy", ("vanilla",), (pictures.attention,))
+    monkeypatch.setattr(pictures, "SHOWN", {"oracle": missing, "comparison": there})
+    monkeypatch.setattr("asg.records.find", lambda config: {})
+    result = CliRunner().invoke(app, ["figures"])
+    assert result.exit_code and "1 of 2 figures are missing" in str(result.exception)
+    assert "answers of oracle: error:" in result.output and "run `python data_scripts/pacs.py`" in result.output
+    assert pictures.attention(pictures.configs_of("comparison")).path.exists()
