@@ -19,11 +19,11 @@ from typer.testing import CliRunner
 
 from asg import AsgError
 from asg.config import make_config
-from asg.data import load_domains, read_domains, subset
+from asg.data import cache_root, load_domains, read_domains, subset
 from asg.models import build
 from asg.run import run, trained
 from asg_book import inspection, pages, pictures, plots
-from asg_book.build import BOOK
+from asg_book.build import BOOK, benchmarks
 from asg_book.cli import app
 from asg_book.experiments import PROFILES, get
 from asg_book.pictures import SHOWN, Picture, Shown
@@ -206,6 +206,14 @@ def test_images_that_cannot_be_read_are_replaced_by_what_says_how_to_get_them(wo
     photos = read_domains(make_config(PROFILES["toy"])).target
     assert isinstance(pages.pictured(plots.gallery, photos), Figure)
     assert plots.plt.get_fignums() == []
+
+
+def test_a_chapter_is_out_of_date_when_a_benchmark_comes(workplace) -> None:
+    (cache_root() / "images").mkdir(parents=True)
+    (workplace.data / "mini").mkdir()
+    assert benchmarks() == ["mini"]
+    (workplace.data / "pacs").mkdir()
+    assert benchmarks() == ["mini", "pacs"]
 
 
 @EACH
