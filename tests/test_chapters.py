@@ -18,7 +18,7 @@ from asg_book.pages import PARAMETERS, bind, bind_each, check_parameters
 
 CHAPTERS = build.chapters()
 GUIDANCE = build.BOOK / "chapters" / "03_proxy_guidance.ipynb"
-DRAWING = ("pages.figure(", "pages.live(", ".intervals(")
+DRAWING = ("pages.figure(", "pages.pictured(", "pages.live(", ".intervals(")
 BY_NAME = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asg import AsgError, records
+from asg.data import cache_root, data_root
 
 BOOK = records.REPOSITORY / "book"
 STAGED = BOOK / "_build" / "executed"
@@ -33,17 +34,22 @@ def digest_of(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
+def benchmarks() -> list[str]:
+    """The folders of data that are there: a page shows images of an optional benchmark only where it is."""
+    return sorted(path.name for path in data_root().glob("*") if path.is_dir() and path != cache_root())
+
+
 def execute(notebook: Path) -> float:
     """Run one chapter by papermill in a fresh kernel into the staged book; return its seconds.
 
-    Skipped when chapter, package, records and policies are what they were when it last ran.
+    Skipped when chapter, package, records, policies and benchmarks are what they were when it last ran.
     """
     import papermill  # slow to import, and only needed here
 
     out = STAGED / notebook.relative_to(BOOK)
     stamp = out.with_suffix(".json")
     ours = [records.REPOSITORY / part for part in ("asg", "book/asg_book", "policies", "requirements.lock")]
-    state = digest_of([notebook, records.results_root(), *ours])
+    state = "-".join([digest_of([notebook, records.results_root(), *ours]), *benchmarks()])
     if out.exists() and stamp.exists() and (kept := json.loads(stamp.read_text()))["state"] == state:
         return kept["seconds"]
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from asg.controllers.learned import save_policy
 from asg.controllers.windows import policy_path
 from asg.data.images import make_folder
 from asg.run import run as run_once
-from asg_book import build, golden, plots
+from asg_book import build, golden, pictures, plots
 from asg_book.experiments import BOOK, EPISODES, EXPERIMENTS, POLICIES, PROFILES, Experiment, get, policy_config
 
 Profile = Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}; if not given, what the book shows.")]
@@ -293,6 +293,38 @@ def search(
         records.write_text(to, json.dumps(records.card(meta, trials=trials), indent=1) + "\n")
         (folder / "search.pt").unlink()
     print(f"The {len(trials)} trials are in {to}; the best: {describe_episode(trials[0])}.")
+
+
+@app.command()
+def figures() -> None:
+    """Make what the book's figures show of trained networks, where it is missing: embeddings, heat maps, label maps."""
+    wanted, there = [(name, make) for name, shown in pictures.SHOWN.items() for make in shown.makers], set()
+    for experiment, make in wanted:
+        try:
+            there.add(path := picture_of(experiment, make))
+            print(f"{make.__name__} of {experiment}: {path}", flush=True)
+        except AsgError as error:
+            print(f"{make.__name__} of {experiment}: error: {error}", file=sys.stderr, flush=True)
+    if failed := len(wanted) - len(there):
+        raise AsgError(f"{failed} of {len(wanted)} figures are missing (why is said above).")
+    if others := sorted(path.name for path in set(pictures.folder().glob("*.npz")) - there):
+        print(f"The book shows no more, or never did: {', '.join(others)}")
+
+
+def picture_of(experiment: str, make: Callable[..., pictures.Picture]) -> Path:
+    """The file of a picture of the book, made if it is missing, of networks whose runs have records.
+
+    A network that is not at hand is trained again. Raises :class:`AsgError` where a record or the data are missing.
+    """
+    configs, profile = pictures.configs_of(experiment), pictures.SHOWN[experiment].profile
+    picture = make(configs)
+    if not picture.path.exists():
+        if without := [arm for arm, config in configs.items() if records.find(config) is None]:
+            remedy = f"`asg reproduce --experiment {experiment} --profile {profile}` makes them"
+            raise AsgError(f"Runs of {', '.join(without)} ({profile}) have no record: {remedy}.")
+        print(f"making {make.__name__} of {', '.join(configs)} ({profile}) …", flush=True)
+    picture.arrays()
+    return picture.path
 
 
 @app.command(name="book")

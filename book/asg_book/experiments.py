@@ -293,17 +293,14 @@ STRENGTHS: dict[str, dict[str, dict]] = {
     "proxy": {f"{v:g}": {"guidance": v} for v in (0.1, 0.3, 1.0)},
 }
 # What analysis.best_kept chooses on held-out synthetic images from the records of "strength"; a test compares.
-CHOSEN = {
-    "mini": {"weights": "strong", "features": "weak", "ewc": "strong", "si": "strong", "early": "three quarters"},
-    "cartoon": {"weights": "strong", "features": "weak", "ewc": "strong", "si": "strong", "early": "three quarters"},
-}
+CHOSEN = {"mini": {"weights": "strong", "features": "weak", "ewc": "strong", "si": "strong", "early": "three quarters"}}
 
 
 def chosen(kind: str) -> dict:
-    """The overrides of a way of keeping knowledge at its chosen strength; where none was chosen, that of cartoon."""
+    """The overrides of a way of keeping knowledge at its chosen strength; where none was chosen, that of mini."""
     tried = STRENGTHS[kind]
     own = {profile: merged(tried[names[kind]], profile) for profile, names in CHOSEN.items()}
-    return {**tried[CHOSEN["cartoon"][kind]], **own}
+    return {**tried[CHOSEN["mini"][kind]], **own}
 
 
 # Lengths and base rates of plain training that were tried on drawings and CAD renders ("trials", "trials_large").

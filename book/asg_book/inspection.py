@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from captum.attr import LayerAttribution, LayerGradCam
+from captum.attr import LayerGradCam
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 from timm.data import ImageNetInfo
 from torch import Tensor
 
@@ -31,28 +33,37 @@ def answers(student: Student, images: ImageSet, head: str) -> list[int]:
     return view(student, images)[0 if head == "task_head" else 1].argmax(1).tolist()
 
 
+def names_of(found: Sequence[int], head: str, classes: Sequence[str]) -> list[str]:
+    """The name of each class that a head gives: of ``classes``, or of the kept head the first of ImageNet's names."""
+    imagenet = ImageNetInfo().index_to_description
+    return [classes[k] if head == "task_head" else imagenet(k).split(",")[0] for k in found]
+
+
 def titles(images: ImageSet, seen: dict[str, list[int]], heads: dict[str, str]) -> list[list[str]]:
     """For each image its class, then the name of what each network answers (see :func:`answers`)."""
-    imagenet = ImageNetInfo().index_to_description
-    return [
-        [images.classes[int(images.labels[i])]]
-        + [images.classes[k[i]] if heads[n] == "task_head" else imagenet(k[i]).split(",")[0] for n, k in seen.items()]
-        for i in range(len(images))
-    ]
+    columns = [names_of(images.labels.tolist(), "task_head", images.classes)]
+    columns += [names_of(found, heads[network], images.classes) for network, found in seen.items()]
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
-def grad_cam(student: Student, images: ImageSet, layer: str, head: str, targets: Sequence[int]) -> list[np.ndarray]:
+def embedding(features: Tensor) -> np.ndarray:
+    """Points ``(N, 2)`` where features ``(N, D)`` lie by t-SNE, of their 50 first principal components at most."""
+    parts = PCA(min(50, *features.shape), random_state=0).fit_transform(features.numpy())
+    return TSNE(random_state=0, init="pca", perplexity=30).fit_transform(parts)
+
+
+def grad_cam(student: Student, images: ImageSet, layer: str, head: str, targets: Sequence[int]) -> np.ndarray:
     r"""Where a network looks for class ``targets[i]`` in image i: Grad-CAM at a layer (Selvaraju et al. 2017).
 
     .. math:: \mathrm{ReLU}\Big(\sum_c \alpha_c A^c\Big), \qquad
               \alpha_c = \tfrac{1}{hw}\sum_{ij} \partial y / \partial A^c_{ij}
 
-    ``layer`` names a module of the backbone, ``head`` is ``task_head`` or ``kept_head``. Each map is
-    ``(H, W)`` in [0, 1], enlarged to the image, its maximum 1 where the class has any support.
+    ``layer`` names a module of the backbone, ``head`` is ``task_head`` or ``kept_head``. Returns ``(N, h, w)`` in
+    [0, 1], as coarse as the layer, the maximum of each map 1 where the class has any support.
     """
     answer = getattr(student, head)
     x = (images.batch(range(len(images))).float() - student.mean.cpu()) / student.std.cpu()  # (N, 3, H, W)
     camera = LayerGradCam(lambda x: answer(student.backbone(x)), student.backbone.get_submodule(layer))
     coarse = camera.attribute(x.to(student.mean.device), torch.tensor(targets, device=student.mean.device))
-    maps = LayerAttribution.interpolate(coarse, x.shape[2:], "bilinear").relu().detach().cpu()  # (N, 1, H, W)
-    return [(one / one.max().clamp_min(1e-9)).numpy() for one in maps[:, 0]]
+    maps = coarse.relu().detach().cpu()[:, 0]  # (N, 1, h, w) → (N, h, w)
+    return (maps / maps.amax((1, 2), keepdim=True).clamp_min(1e-9)).numpy()

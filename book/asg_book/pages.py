@@ -423,6 +423,18 @@ def inline(drawn: Figure, alt: str) -> HTML:
     return HTML(f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{b64encode(buffer.getvalue()).decode()}">')
 
 
+def pictured(draw: Callable[..., Figure], *given: object, **named: object) -> Figure | Markdown:
+    """:func:`figure` of what ``draw`` gives; where an image that it shows cannot be read, what says how to get it.
+
+    Optional benchmarks may not be passed on, and a page is read without them.
+    """
+    try:
+        return figure(draw(*given, **named))
+    except AsgError as error:
+        plots.plt.close("all")  # what was begun
+        return Markdown(str(error))
+
+
 def trials(bound: Bound) -> pd.DataFrame:
     """Plain training in each setting, in per cent: what the ImageNet network knew, what training reached and kept."""
     rows = {}

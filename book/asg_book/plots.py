@@ -15,8 +15,6 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 
 from asg.data.images import ImageSet
 
@@ -95,7 +93,9 @@ def gallery(images: ImageSet, columns: int = 6, rows: int = 4, titles: Sequence[
     chosen = np.linspace(0, len(images) - 1, rows * columns).round().astype(int)
     for axis, index in zip(axes.flat, chosen, strict=True):
         axis.imshow(images.decode(int(index)))
-        axis.set_title(titles[index] if titles else images.classes[int(images.labels[index])], fontsize=8, pad=2)
+        axis.set_title(
+            titles[index] if titles is not None else images.classes[int(images.labels[index])], fontsize=8, pad=2
+        )
         axis.axis("off")
     return figure
 
@@ -336,18 +336,17 @@ def class_bars(table: pd.DataFrame, measure: str = "accuracy") -> Figure:
 
 
 def feature_maps(
-    views: dict[str, Sequence[np.ndarray]], synthetic_labels: Sequence[str], real_labels: Sequence[str]
+    networks: Sequence[str], points: Sequence[np.ndarray], synthetic: Sequence[str], photos: Sequence[str]
 ) -> Figure:
-    """t-SNE of the features of both domains in each network, one map under another; class names at their medians.
+    """Where both domains lie in each network, one map under another; class names at the medians of their points.
 
-    ``views``: network → features ``(N, D)`` of synthetic images and ``(M, D)`` of photographs.
+    ``points``: for each network ``(N + M, 2)``, of N synthetic images and then M photographs, whose classes are
+    ``synthetic`` and ``photos``.
     """
-    figure, axes = plt.subplots(len(views), 1, figsize=(WIDTH, 4.4 * len(views) + 0.4), squeeze=False)
-    for axis, (network, (synthetic, real)) in zip(axes.flat, views.items(), strict=True):
-        points = PCA(50, random_state=0).fit_transform(np.concatenate([synthetic, real]))
-        points = TSNE(random_state=0, init="pca", perplexity=30).fit_transform(points)
-        first, second = points[: len(synthetic)], points[len(synthetic) :]
-        parts = ((first, synthetic_labels, "o", "synthetic"), (second, real_labels, "^", "photos"))
+    figure, axes = plt.subplots(len(networks), 1, figsize=(WIDTH, 4.4 * len(networks) + 0.4), squeeze=False)
+    for axis, network, placed in zip(axes.flat, networks, points, strict=True):
+        first, second = placed[: len(synthetic)], placed[len(synthetic) :]
+        parts = ((first, synthetic, "o", "synthetic"), (second, photos, "^", "photos"))
         for (part, labels, marker, name), colour in zip(parts, COLOURS, strict=False):
             axis.scatter(*part.T, s=12, marker=marker, color=colour, label=name, alpha=0.6, linewidths=0)
             for label in sorted(set(labels)):
@@ -453,34 +452,40 @@ def reliability(table: pd.DataFrame) -> Figure:
 
 
 def heat_maps(
-    photos: Sequence[np.ndarray], maps: dict[str, Sequence[np.ndarray]], titles: Sequence[Sequence[str]]
+    photos: ImageSet,
+    chosen: Sequence[int],
+    networks: Sequence[str],
+    maps: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[Sequence[str]],
 ) -> Figure:
-    """Each photograph (rows) and where each network looks (columns).
+    """Each of the ``chosen`` photographs (rows) and where each network looks (columns).
 
-    ``photos``: uint8 ``(H, W, 3)``; ``maps``: network → an array ``(H, W)`` in [0, 1] for each
-    photo; ``titles``: for each photo its true class, then what each network says.
+    ``maps``: for each network and photograph an array ``(h, w)`` in [0, 1], which is enlarged to the photograph;
+    ``titles``: for each photograph its true class, then what each network says.
     """
-    columns = ["photo", *maps]
+    columns, pictures = ["photo", *networks], [photos.decode(int(i)) for i in chosen]
     size = WIDTH / len(columns)
-    figure, axes = plt.subplots(len(photos), len(columns), figsize=(WIDTH, len(photos) * size * 1.2), squeeze=False)
-    for i, (row, photo) in enumerate(zip(axes, photos, strict=True)):
+    figure, axes = plt.subplots(len(chosen), len(columns), figsize=(WIDTH, len(chosen) * size * 1.2), squeeze=False)
+    for i, (row, picture) in enumerate(zip(axes, pictures, strict=True)):
+        height, width = picture.shape[:2]
+        whole = {"extent": (-0.5, width - 0.5, height - 0.5, -0.5), "interpolation": "bilinear"}
         for j, (axis, name) in enumerate(zip(row, columns, strict=True)):
-            axis.imshow(photo)
+            axis.imshow(picture)
             if j:
-                axis.imshow(maps[name][i], cmap="inferno", alpha=0.55, vmin=0, vmax=1)
+                axis.imshow(maps[j - 1][i], cmap="inferno", alpha=0.55, vmin=0, vmax=1, **whole)
             head = f"{name}\n" if i == 0 else ""
             axis.set_title(head + titles[i][j], fontsize=8, pad=2)
             axis.axis("off")
     return figure
 
 
-def scenes(rows: Sequence[Sequence[np.ndarray]], columns: Sequence[str], classes: Sequence[str]) -> Figure:
+def scenes(rows: Iterable[Sequence[np.ndarray]], columns: Sequence[str], classes: Sequence[str]) -> Figure:
     """Each image (first column) and label maps of it, every class in one colour, with one legend.
 
     ``rows``: uint8 ``(H, W, 3)``, then label maps ``(H, W)`` of indices of ``classes``; the first class is the ground,
     and what is UNLABELLED (−1) is white.
     """
-    colours = np.array([(0.93, 0.93, 0.93), *sns.color_palette("husl", len(classes) - 1)])
+    rows, colours = list(rows), np.array([(0.93, 0.93, 0.93), *sns.color_palette("husl", len(classes) - 1)])
     colours[2::2] *= 0.6  # neighbours on the wheel differ in lightness too
     shown, size = np.vstack([colours, np.ones(3)]), WIDTH / len(columns)
     figure, axes = plt.subplots(len(rows), len(columns), figsize=(WIDTH, size * len(rows) + 1.3), squeeze=False)
