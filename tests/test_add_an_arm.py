@@ -15,7 +15,7 @@ from conftest import REPOSITORY
 PAGE = REPOSITORY / "book" / "add_an_arm.md"
 CATALOGUE = Path("book/asg_book/experiments.py")
 COPIED = ("asg", "book", "tests", "policies", "pyproject.toml")
-FIVE = '"mini": (0, 1, 2, 3, 4)'
+TEN = "TEN = tuple(range(5, 15))"
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 
@@ -86,7 +86,7 @@ def main():
     name, *arguments = shlex.split(chapter)
     assert name == "papermill"
     where = arguments.index("-y") + 1
-    arguments[where] = arguments[where].replace("{", "{profile: toy, ")
+    arguments[where] = arguments[where].replace("profile: mini", "profile: toy")
     papermill([*arguments, "-k", "python3", "--no-progress-bar"], standalone_mode=False)
 
 if __name__ == "__main__":
@@ -108,8 +108,8 @@ def test_the_page_does_what_it_says(
             shutil.copy(REPOSITORY / name, copy / name)
     catalogue = copy / CATALOGUE
     text = edited(catalogue.read_text())
-    assert FIVE in text and "five on mini if left out" in EXPERIMENT
-    catalogue.write_text(text.replace(FIVE, '"mini": (0,)'))  # for time: what is run is the same
+    assert TEN in text and "five on mini if left out" in EXPERIMENT
+    catalogue.write_text(text.replace(TEN, "TEN = (5,)"))  # for time: what is run is the same
     monkeypatch.chdir(copy)
     monkeypatch.setattr("conftest.PACKAGES", f"{copy}:{copy / 'book'}:{copy / 'tests'}")
     asked = [DRY_RUN, ONE_SEED, f"{REPRODUCE.strip()} --jobs 1", FOR_ONCE, "asg run width --seed 0", "asg experiments"]
@@ -121,12 +121,12 @@ def test_the_page_does_what_it_says(
     assert [code for code, _ in said] == [0] * len(said), out
     dry, one, reproduced, once, width, after, _ = (text for _, text in said)
     assert "backbone_factor   0.3" in dry and "guidance          0.1" in dry
-    assert one.startswith("guidance medium_proxy seed 0: accuracy ")
+    assert one.startswith("guidance medium_proxy (toy) seed 0: accuracy ")
     had, wanted, missing = map(int, re.search(r"(\d+) of (\d+) runs .*; (\d+) to train", reproduced).groups())
     assert had == 1 and missing == wanted - 1
     assert not re.search(r"(large|large_proxy|small|small_proxy|medium_proxy|asg) +0/1 runs", of("guidance", after))
-    assert once.startswith("guidance small_proxy seed 0: accuracy ")
-    assert width.splitlines()[0].startswith("width 64 seed 0: ") and "width 512 seed 0: " in width
+    assert once.startswith("guidance small_proxy (toy) seed 0: accuracy ")
+    assert width.splitlines()[0].startswith("width 64 (toy) seed 0: ") and "width 512 (toy) seed 0: " in width
     assert re.findall(r"(\d+) +(\d)/(\d) runs", of("width", after)) == [("64", "1", "3"), ("512", "1", "3")]
     assert list(table) == ["64", "512"] and table["64"]["n"] == "1"
     assert re.search(r"^[1-9]\d* passed, \d+ deselected", out, re.MULTILINE)
@@ -136,4 +136,4 @@ def test_the_page_does_what_it_says(
 
 def of(experiment: str, listed: str) -> str:
     """The lines of one experiment in what ``asg experiments`` lists."""
-    return re.search(rf"^{experiment}: .*\n((?:  .*\n)+)", listed, re.MULTILINE)[1]
+    return re.search(rf"^{experiment} \(toy\): .*\n((?:  .*\n)+)", listed, re.MULTILINE)[1]
