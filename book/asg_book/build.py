@@ -11,11 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asg import AsgError, records
-from asg.data import cache_root, data_root
+from asg.data import data_root
 
 BOOK = records.REPOSITORY / "book"
 STAGED = BOOK / "_build" / "executed"
 HTML = BOOK / "_build" / "html"
+OPTIONAL = (
+    "pacs",
+    "cad",
+)  # folders of benchmarks that a book is built without, and whose images it shows if they are there
 CHAPTER_SECONDS = 1500  # of a cell: one that takes longer has hung, also on a busy machine
 
 
@@ -35,8 +39,8 @@ def digest_of(paths: Sequence[Path]) -> str:
 
 
 def benchmarks() -> list[str]:
-    """The folders of data that are there: a page shows images of an optional benchmark only where it is."""
-    return sorted(path.name for path in data_root().glob("*") if path.is_dir() and path != cache_root())
+    """The optional benchmarks that are there: a page shows images of one only where it is."""
+    return [name for name in OPTIONAL if (data_root() / name).is_dir()]
 
 
 def execute(notebook: Path) -> float:

@@ -305,6 +305,7 @@ def side_by_side(
     """One row an arm (name → arm) and a difference (name → pair of arms), one column a profile, and what is published.
 
     Levels are mean ± standard deviation, differences have 95 % intervals and the mark of the corrected test (MARKS).
+    The last row counts the seeds of the arms.
     """
     columns = {}
     for profile, bound in bounds.items():
@@ -314,11 +315,13 @@ def side_by_side(
             row = found.get(name)
             decided = row is not None and row["estimate"].n > 1
             shown[name] = f"{show_interval(row['estimate'], metric)} {MARKS[row['decided']]}" if decided else "—"
-        columns[f"{TITLES.get(profile, profile)} (n = {bound.size(next(iter(arms.values())), metric)})"] = shown
+        sizes = [len(analysis.values(bound.arms.get(arm, ()), metric).columns) for arm in arms.values()]
+        shown["seeds"] = f"{max(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
+        columns[TITLES.get(profile, profile)] = shown
     quoted = next(iter(bounds.values())).experiment.published
     columns["published, VisDA-17"] = {
         **{name: f"{quoted[arm].value:.1f}" if arm in quoted else "—" for name, arm in arms.items()},
-        **dict.fromkeys(pairs, "—"),
+        **dict.fromkeys((*pairs, "seeds"), "—"),
     }
     return styled(pd.DataFrame(columns))
 
@@ -420,7 +423,8 @@ def inline(drawn: Figure, alt: str) -> HTML:
     buffer = io.BytesIO()
     drawn.savefig(buffer, format="png")
     plots.plt.close(drawn)
-    return HTML(f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{b64encode(buffer.getvalue()).decode()}">')
+    source = f"data:image/png;base64,{b64encode(buffer.getvalue()).decode()}"
+    return HTML(f'<img alt="{html.escape(alt)}" style="max-width: 100%" src="{source}">')
 
 
 def pictured(draw: Callable[..., Figure], *given: object, **named: object) -> Figure | Markdown:
