@@ -143,8 +143,8 @@ def test_stopping_by_hand_says_that_it_goes_on(workplace, spawn) -> None:
 
 def test_experiments_lists_every_arm(workplace) -> None:
     listed = CliRunner().invoke(app, ["experiments", "--profile", "toy"]).output
-    assert "small_proxy" in listed and "0/5 runs" in listed
-    assert next(line for line in listed.splitlines() if line.startswith("  asg ")).split()[1] == "0/15"
+    assert "small_proxy" in listed and "0/10 runs" in listed
+    assert next(line for line in listed.splitlines() if line.startswith("  asg ")).split()[1] == "0/30"
 
 
 def test_run_trains_an_arm_with_each_repeated_policy_and_says_which(workplace, untrained_policies) -> None:
@@ -152,7 +152,7 @@ def test_run_trains_an_arm_with_each_repeated_policy_and_says_which(workplace, u
     began = [line.partition(":")[0] for line in printed.splitlines()]
     assert began == [f"guidance asg (toy) seed 0 policy toy-{name}" for name in ("asg", "asg-1", "asg-2")]
     listed = CliRunner().invoke(app, ["experiments", "--profile", "toy"]).output
-    assert next(line for line in listed.splitlines() if line.startswith("  asg ")).split()[1] == "3/15"
+    assert next(line for line in listed.splitlines() if line.startswith("  asg ")).split()[1] == "3/30"
 
 
 def test_reproduce_says_which_policy_is_not_trained(workplace, untrained_policies, capsys) -> None:

@@ -198,7 +198,7 @@ def test_the_command_locks_writes_and_prints_once(workplace):
     arguments = ["run", "guidance", "--arm", "small_proxy", "--seed", "0", "--profile", "toy"]
     done = launch(["-m", "asg_book.cli", *arguments])
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("guidance small_proxy seed 0: accuracy") == len(done.stdout.splitlines()) == 1
+    assert done.stdout.count("guidance small_proxy (toy) seed 0: accuracy") == len(done.stdout.splitlines()) == 1
     (file,) = workplace.results.rglob("*.jsonl")
     assert len(file.read_text().splitlines()) == 1
     again = CliRunner().invoke(app, arguments)

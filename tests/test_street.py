@@ -515,6 +515,7 @@ def test_two_steps_at_the_papers_crop_on_a_cpu(workplace, monkeypatch, backbone:
     # Residual branches start at zero, else the answers of 33 untrained blocks are too large for a step.
     still = {} if backbone == "vgg16" else {"zero_init_residual": True}
     weights = workplace.data / "random.pt"
+    torch.manual_seed(0)  # some draws of VGG's weights leave too little at the end of the network for two steps to move
     torch.save(torchvision.models.get_model(backbone, **still).state_dict(), weights)
     once = {"backbone": f"torchvision:{backbone}", "weights": str(weights), "steps": 2, "evaluations": 1}
     once["batch"] = 1 if backbone == "vgg16" else 2  # DeepLab's head has statistics of a batch
