@@ -16,7 +16,7 @@ from asg.data.folder import opaque, scan
 from asg.data.images import make_folder, read_image, square
 from asg.metrics import answers
 from asg.trainers import classification, self_training
-from asg.trainers.frozen import EVALUATION_BATCH
+from asg.trainers.frozen import evaluation_batch
 from asg.trainers.loop import make_accelerator
 
 # What every run on own folders starts from.
@@ -87,8 +87,9 @@ def predict(model: Path, images: Sequence[Path]) -> Iterator[tuple[Path, str, fl
     Raises :class:`AsgError` for a folder without a model and a file that is no image.
     """
     student, config, classes = models.load_model(model)
-    for first in range(0, len(images), EVALUATION_BATCH):
-        files = images[first : first + EVALUATION_BATCH]
+    batch = evaluation_batch(torch.device("cpu"))
+    for first in range(0, len(images), batch):
+        files = images[first : first + batch]
         pixels = np.stack([square(opaque(read_image(path)), config.size) for path in files])
         x = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (N, 3, H, W)
         with torch.inference_mode():

@@ -242,7 +242,7 @@ class Probe:
 
     def __call__(self) -> dict[str, float]:
         """Task loss and divergence from the ImageNet network, now."""
-        task, imagenet, _ = forward_all(self.student, self.held, frozen.EVALUATION_BATCH, self.device)
+        task, imagenet, _ = forward_all(self.student, self.held, frozen.evaluation_batch(self.device), self.device)
         guidance = proxy_guidance(imagenet, self.teacher)
         self.last = {"held_task": float(task_loss(task, self.held.labels)), "held_guidance": float(guidance)}
         return self.last

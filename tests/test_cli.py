@@ -205,12 +205,12 @@ def divided(out: Path) -> None:
     save_file(state, out / "model.safetensors")
 
 
-@pytest.mark.parametrize("batch", [64, 3])
+@pytest.mark.parametrize("batch", [16, 3])
 def test_predict_on_the_target_folder_repeats_the_evaluation(workplace, image_folders, monkeypatch, batch) -> None:
     """Class by class and probability by probability what ``final`` holds, also in batches that do not divide."""
     out, target = workplace.data / "model", image_folders.target
     final = model_of(image_folders.source, target, out, TINY, "cpu")["final"]
-    monkeypatch.setattr(own, "EVALUATION_BATCH", batch)
+    monkeypatch.setattr(own, "evaluation_batch", lambda device: batch)
     _, config, classes = models.load_model(out)
     photos = [Path(name) for name in read_domains(config).target.names]
     assert sorted(photos) == sorted(target.rglob("*.png"))

@@ -75,6 +75,7 @@ def make_evaluation(student: Student, domains: Domains, config: RunConfig, devic
             )
         mapping = class_map(domains.imagenet_classes, domains.source.classes, student.kept_head.out_features)
     held, photos = domains.validation, domains.target
+    batch = frozen.evaluation_batch(device)
     held_teacher = frozen.log_probabilities(student, held, device)
     if photos is not None:
         photo_teacher = frozen.log_probabilities(student, photos, device)
@@ -90,21 +91,25 @@ def make_evaluation(student: Student, domains: Domains, config: RunConfig, devic
     start = {k: [p.detach().clone() for p in v] for k, v in layer_groups(student).items() if k != "head"}
 
     def evaluate(now: Student, *, final: bool = False) -> dict:
-        task, imagenet, _ = forward_all(now, held, frozen.EVALUATION_BATCH, device)
+        moved = drift(now, start)
+        answers = partial(forward_all, now, batch=batch, device=device)
+        if not any(moved.values()):
+            answers = partial(frozen.outputs, now, device=device)
+        task, imagenet, _ = answers(held)
         losses = F.cross_entropy(task, held.labels, reduction="none")  # (N,)
         numbers = {
             "validation": mean_per_class(task.argmax(1), held.labels, len(held.classes)),
             "validation_loss": float(losses.mean()),
             "kl": float(proxy_guidance(imagenet, held_teacher)),
-            "drift": drift(now, start),
+            "drift": moved,
         }
         if (error := mean_error(losses, held.cluster)) is not None:
             numbers["validation_loss_error"] = error
         if photos is not None:
-            *plain, features = forward_all(now, photos, frozen.EVALUATION_BATCH, device)
+            *plain, features = answers(photos)
             mirrored = plain
             if domains.mirror:
-                *mirrored, _ = forward_all(now, photos, frozen.EVALUATION_BATCH, device, mirror=True)
+                *mirrored, _ = answers(photos, mirror=True)
             numbers |= evaluate_photos(plain, mirrored, photos, photo_teacher, mapping)
             if final and len(photos) > 1:
                 energies = hyperspherical_energy(features, device)
@@ -112,7 +117,7 @@ def make_evaluation(student: Student, domains: Domains, config: RunConfig, devic
             if final:
                 numbers["cka"] = linear_cka(features, photo_features)
         if final and config.signals:
-            numbers["looks"] = signals.under_looks(now, held, frozen.EVALUATION_BATCH, device)
+            numbers["looks"] = signals.under_looks(now, held, batch, device)
             numbers |= source_signals
         return numbers
 

@@ -18,7 +18,10 @@ from asg.metrics import forward_all
 from asg.models import Student
 from asg.recipes import version
 
-EVALUATION_BATCH = 64
+
+def evaluation_batch(device: torch.device) -> int:
+    """Images of one forward pass without gradient: on a CPU as few as its caches hold the activations of."""
+    return 16 if device.type == "cpu" else 64
 
 
 def log_probabilities(student: Student, images: ImageSet, device: torch.device) -> Tensor:
@@ -30,16 +33,33 @@ def log_probabilities(student: Student, images: ImageSet, device: torch.device) 
     return _outputs("teacher", student, images, device, lambda x: (student.imagenet_logits(x).log_softmax(1),))
 
 
-def features(student: Student, images: ImageSet, device: torch.device) -> Tensor:
-    """Pooled features ``(N, D)`` of the ImageNet network on ``images``; ``student`` must still be at its start."""
-    return _outputs("features", student, images, device, lambda x: (student.features(x),))
+def features(student: Student, images: ImageSet, device: torch.device, mirror: bool = False) -> Tensor:
+    """Pooled features ``(N, D)`` of the ImageNet network on ``images`` or their mirror images.
+
+    No weight of ``student``'s backbone may have moved from its start.
+    """
+    return _outputs("features", student, images, device, lambda x: (student.features(x),), mirror)
 
 
-def _outputs(what: str, student: Student, images: ImageSet, device: torch.device, network: Callable) -> Tensor:
+@torch.inference_mode()
+def outputs(student: Student, images: ImageSet, device: torch.device, mirror: bool = False) -> tuple[Tensor, ...]:
+    """Task logits, ImageNet logits and features of ``images``, as :func:`asg.metrics.forward_all` gives them.
+
+    For a student whose backbone has not moved: both heads on :func:`features`.
+    """
+    kept_features = features(student, images, device, mirror)
+    on_device = kept_features.to(device)
+    return student.task_head(on_device).cpu(), student.kept_head(on_device).cpu(), kept_features
+
+
+def _outputs(
+    what: str, student: Student, images: ImageSet, device: torch.device, network: Callable, mirror: bool = False
+) -> Tensor:
     def compute() -> dict[str, Tensor]:
-        return {what: forward_all(network, images, EVALUATION_BATCH, device)[0]}
+        return {what: forward_all(network, images, evaluation_batch(device), device, mirror)[0]}
 
-    return kept(what, f"{images.fingerprint}-{fingerprint(student)}", device, compute)[what]
+    name = f"{images.fingerprint}{'-mirror' * mirror}-{fingerprint(student)}"
+    return kept(what, name, device, compute)[what]
 
 
 def kept(what: str, name: str, device: torch.device, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

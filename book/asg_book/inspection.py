@@ -15,11 +15,13 @@ from asg.data.segmentation import SegmentationSet
 from asg.dense_models import DenseStudent
 from asg.metrics import forward_all
 from asg.models import Student
+from asg.trainers.frozen import evaluation_batch
 
 
 def view(student: Student, images: ImageSet, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
     """Task logits ``(N, C)``, ImageNet logits ``(N, K)`` and features ``(N, D)`` of all images."""
-    return forward_all(student.to(device), images, 64, torch.device(device))
+    where = torch.device(device)
+    return forward_all(student.to(where), images, evaluation_batch(where), where)
 
 
 @torch.inference_mode()
