@@ -15,12 +15,14 @@ from torch.nn.utils import skip_init
 from torchvision.models import VGG, ResNet
 from torchvision.models.resnet import Bottleneck
 from torchvision.models.segmentation.deeplabv3 import ASPP
+from torchvision.ops import FeaturePyramidNetwork
 
 from asg import AsgError
 from asg.dense_losses import cut
 
 DILATIONS = (6, 12, 18, 24)  # of DeepLab-v2's head
 RATES, WIDTH = (12, 24, 36), 256  # dilations and channels of DeepLab-v3's, as CSG has it
+PYRAMID = 128  # channels of the feature pyramid
 
 
 class DenseStudent(nn.Module):
@@ -204,11 +206,7 @@ class DeepLabV3Head(nn.Module):
         super().__init__()
         self.pyramid, self.classifier = ASPP(width, RATES, WIDTH), nn.Conv2d(WIDTH, classes, 1)
         self.pyramid.project[3] = Dropout(generator.initial_seed())  # torch's draws from the global generator
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                bound = layer.weight[0].numel() ** -0.5
-                for parameter in layer.parameters():
-                    nn.init.uniform_(parameter, -bound, bound, generator=generator)
+        start(self, generator)
 
     def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         """Logits ``(N, C, *size)`` of the one map ``(N, D, h, w)``; one image alone has no statistics to train on."""
@@ -216,6 +214,39 @@ class DeepLabV3Head(nn.Module):
             raise AsgError("DeepLab-v3's head trains on two images a step on each device, or more: raise batch.")
         scores = self.classifier(self.pyramid(maps[0]))  # (N, C, h, w)
         return F.interpolate(scores, tuple(size), mode="bilinear", align_corners=True)
+
+
+class PyramidHead(nn.Module):
+    """The semantic branch of a feature pyramid (Kirillov et al. 2019), for maps of stride 32, 16 and 8 (departure 23).
+
+    torchvision's pyramid gives each map 128 channels and adds to it what the coarser ones know; their sum at stride 8
+    passes a 3 × 3 convolution with ReLU and a 1 × 1 convolution to the classes. torch's default start, from
+    ``generator``.
+    """
+
+    def __init__(self, widths: Sequence[int], classes: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.pyramid = FeaturePyramidNetwork(list(widths)[::-1], PYRAMID)
+        self.scores = nn.Sequential(
+            nn.Conv2d(PYRAMID, PYRAMID, 3, padding=1), nn.ReLU(), nn.Conv2d(PYRAMID, classes, 1)
+        )
+        start(self, generator)
+
+    def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """Logits ``(N, C, *size)`` of maps ``(N, D, ⌈H/32⌉, ⌈W/32⌉)``, then 16, then 8."""
+        finest = maps[-1].shape[-2:]
+        levels = self.pyramid({str(k): x for k, x in enumerate(maps[::-1])})  # stride 8 first
+        total = sum(F.interpolate(x, finest, mode="bilinear") for x in levels.values())  # (N, 128, ⌈H/8⌉, ⌈W/8⌉)
+        return F.interpolate(self.scores(total), tuple(size), mode="bilinear")
+
+
+def start(head: nn.Module, generator: torch.Generator) -> None:
+    """Draw the convolutions of a head anew, as torch does by default, from ``generator``."""
+    for layer in head.modules():
+        if isinstance(layer, nn.Conv2d):
+            bound = layer.weight[0].numel() ** -0.5
+            for parameter in layer.parameters():
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
 
 HEADS = {"deeplab-v3": DeepLabV3Head, "deeplab-v2": DeepLabV2Head}
@@ -233,17 +264,19 @@ def build_dense(
     - torchvision's VGG: FCN-8s, trained at once; groups conv1 … conv5, fc6-7 and head.
     - torchvision's ResNet of bottlenecks (50, 101): one of HEADS (None: the first) at output stride 8; groups conv1,
       bn1, layer1 … layer4 and head. Under DeepLab-v3 the affine parameters of the blocks' BatchNorms are frozen.
-    - timm's EfficientNet: FCN-8s's sum, unscaled and with fixed interpolation; groups as for classification.
+    - timm's EfficientNet: FCN-8s's sum, unscaled and with fixed interpolation, or ``pyramid``, :class:`PyramidHead`;
+      groups as for classification.
     """
     resnet = isinstance(network, ResNet) and isinstance(network.layer4[0], Bottleneck)
-    if head is not None and not resnet:
-        raise AsgError(f"The head {head} is of ResNets, not of {type(network).__name__}: leave dense_head out.")
+    fits = {None: True, **dict.fromkeys(HEADS, resnet), "pyramid": isinstance(network, EfficientNet)}
+    if not fits[head]:
+        raise AsgError(f"The head {head} is not of {type(network).__name__}: leave dense_head out.")
     if isinstance(network, VGG):
         student = _fcn8s(network, normalisation, classes)
     elif resnet:
         student = _deeplab(network, normalisation, classes, generator, head or next(iter(HEADS)))
     elif isinstance(network, EfficientNet):
-        student = _light_fcn(network, normalisation, classes)
+        student = _light(network, normalisation, classes, generator, head)
     else:
         raise AsgError(
             f"There is no segmentation head for {type(network).__name__}: choose torchvision's vgg16, resnet50 or "
@@ -298,13 +331,19 @@ def _deeplab(
     return DenseStudent(backbone, ("layer4",), "layer4", network.fc, 1, task_head, normalisation)
 
 
-def _light_fcn(network: EfficientNet, normalisation: tuple, classes: int) -> DenseStudent:
+def _light(
+    network: EfficientNet, normalisation: tuple, classes: int, generator: torch.Generator, head: str | None
+) -> DenseStudent:
     """Taps the whole backbone, and the last block of stride 16 and of stride 8."""
     backbone = nn.Sequential(OrderedDict(list(network.named_children())[:-2]))  # all but global_pool and classifier
     at = {info["reduction"]: info for info in network.feature_info}
-    head = FCNHead((network.num_features, at[16]["num_chs"], at[8]["num_chs"]), (1.0,) * 3, classes, trained=False)
+    widths = (network.num_features, at[16]["num_chs"], at[8]["num_chs"])
+    if head is None:
+        task_head = FCNHead(widths, (1.0,) * 3, classes, trained=False)
+    else:
+        task_head = PyramidHead(widths, classes, generator)
     taps = ("bn2", at[16]["module"], at[8]["module"])
-    return DenseStudent(backbone, taps, "bn2", network.classifier, 1, head, normalisation)
+    return DenseStudent(backbone, taps, "bn2", network.classifier, 1, task_head, normalisation)
 
 
 def _starts(side: int, window: int, overlap: int) -> list[int]:

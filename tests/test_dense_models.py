@@ -62,10 +62,11 @@ def drawn(network: nn.Module, seed: int) -> nn.Module:
 
 NETWORKS = {
     "FCN-8s": tiny_vgg, "DeepLab": tiny_resnet, "DeepLab-v2": tiny_resnet, "light FCN": tiny_efficientnet,
+    "pyramid": tiny_efficientnet,
 }  # fmt: skip
 KINDS = pytest.mark.parametrize("kind", NETWORKS)
 DEEPLABS = pytest.mark.parametrize("kind", ["DeepLab", "DeepLab-v2"])
-HEAD = {"DeepLab-v2": "deeplab-v2"}
+HEAD = {"DeepLab-v2": "deeplab-v2", "pyramid": "pyramid"}
 
 
 def student_of(kind: str, seed: int = 0) -> DenseStudent:
@@ -182,7 +183,7 @@ def test_the_groups_hold_every_trained_parameter_once_and_end_in_the_layer_the_p
     last = next(p for p in reversed(groups["head"]) if p.dim() > 1)
     shapes = {
         "FCN-8s": (CLASSES, CLASSES, 16, 16), "DeepLab": (CLASSES, 256, 1, 1), "DeepLab-v2": (CLASSES, 2048, 3, 3),
-        "light FCN": (CLASSES, 32, 1, 1),
+        "light FCN": (CLASSES, 32, 1, 1), "pyramid": (CLASSES, 128, 1, 1),
     }  # fmt: skip
     assert last.shape == shapes[kind]
 
@@ -371,6 +372,41 @@ def test_the_light_fcn_is_the_plain_sum_of_scores_of_three_strides(size: tuple[i
         torch.testing.assert_close(student(pixels(*size))[0], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_the_pyramids_scores_are_those_of_plain_convolutions_of_three_strides():
+    """Kirillov et al. 2019, written out: laterals, what comes from above, smoothing, one sum at the finest stride."""
+    student, x = student_of("pyramid").double(), pixels(64, 96)
+    head = student.task_head
+    with torch.inference_mode():
+        maps = [student.maps(x)[name] for name in student.taps]
+        lateral = [
+            F.conv2d(m, block[0].weight, block[0].bias)
+            for m, block in zip(maps, list(head.pyramid.inner_blocks)[::-1], strict=True)
+        ]
+        above = [lateral[0]]
+        for finer in lateral[1:]:
+            above.append(finer + above[-1].repeat_interleave(2, 2).repeat_interleave(2, 3))
+        total = sum(
+            F.interpolate(F.conv2d(m, block[0].weight, block[0].bias, padding=1), (8, 12), mode="bilinear")
+            for m, block in zip(above, list(head.pyramid.layer_blocks)[::-1], strict=True)
+        )
+        hidden = F.conv2d(total, head.scores[0].weight, head.scores[0].bias, padding=1).clamp(min=0)
+        scores = F.conv2d(hidden, head.scores[2].weight, head.scores[2].bias)
+        expected = F.interpolate(scores, (64, 96), mode="bilinear")
+        torch.testing.assert_close(student(x)[0], expected)
+
+
+def test_the_pyramids_start_is_torchs_from_its_generator_only():
+    torch.manual_seed(1)
+    first = student_of("pyramid", seed=5).task_head.state_dict()
+    torch.manual_seed(2)
+    again, other = (student_of("pyramid", seed=s).task_head.state_dict() for s in (5, 6))
+    for name, value in first.items():
+        assert torch.equal(value, again[name]) and not torch.equal(value, other[name])
+        if value.dim() > 1:
+            bound = value[0].numel() ** -0.5
+            assert value.abs().max() <= bound and value.std() == pytest.approx(bound / 3**0.5, rel=0.1)
+
+
 def test_deeplab_v2s_head_is_the_sum_of_four_dilated_convolutions_with_corners_aligned():
     """At 8k + 1 pixels every eighth pixel is a cell of the map, the last one too."""
     generator = torch.Generator().manual_seed(0)
@@ -525,10 +561,13 @@ def test_a_network_without_a_segmentation_head_is_named(name: str):
         build_dense(network, NORMALISATION, 19, None)
 
 
-@pytest.mark.parametrize("kind", ["FCN-8s", "light FCN"])
-def test_a_head_of_resnets_on_another_backbone_is_named(kind: str):
-    with pytest.raises(AsgError, match=r"The head deeplab-v2 is of ResNets, not of \w+: leave dense_head out"):
-        build_dense(NETWORKS[kind](), NORMALISATION, CLASSES, torch.Generator(), "deeplab-v2")
+@pytest.mark.parametrize(
+    ("kind", "head"),
+    [("FCN-8s", "deeplab-v2"), ("light FCN", "deeplab-v2"), ("DeepLab", "pyramid"), ("FCN-8s", "pyramid")],
+)
+def test_a_head_of_another_backbone_is_named(kind: str, head: str):
+    with pytest.raises(AsgError, match=rf"The head {head} is not of \w+: leave dense_head out"):
+        build_dense(NETWORKS[kind](), NORMALISATION, CLASSES, torch.Generator(), head)
 
 
 # --- training -----------------------------------------------------------------------------------------------------

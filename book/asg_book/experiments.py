@@ -70,7 +70,7 @@ SHORT = {
 
 
 def learned(policy: str, **how: object) -> dict:
-    """The overrides that put a policy of POLICIES, trained in the profile of the run, in charge."""
+    """The overrides that put a policy of POLICIES in charge (:func:`policy_name`)."""
     return {"control": {"kind": "learned", "policy": policy, "schedule": True, **how}, **NO_SCHEDULE}
 
 
@@ -155,9 +155,12 @@ class Published:
     source: str
 
 
+POLICIES_OF = {"sketch": "cartoon", "cad": "cartoon"}  # the profile that the policies come from, where not its own
+
+
 def policy_name(profile: str, declared: str) -> str:
-    """The name in ``policies/`` of a declared policy, as runs of a profile use it."""
-    return f"{profile}-{declared}"
+    """The name in ``policies/`` of a declared policy, as runs of a profile use it (departure 33)."""
+    return f"{POLICIES_OF.get(profile, profile)}-{declared}"
 
 
 def merged(overrides: Mapping, profile: str) -> dict:
@@ -177,7 +180,7 @@ class Experiment:
     shows. In ANY other it has as many seeds as there, from 0.
 
     Under the name of a profile an arm holds what it overrides there alone. ``control.policy`` names one of
-    POLICIES; a run takes the one that its own profile trained. Where ``repeated``, an arm whose policy has
+    POLICIES; a run takes the one of its own profile (or of POLICIES_OF). Where ``repeated``, an arm whose policy has
     REPEATS runs with each of them. ``metric_of``: arm → metric → what the table shows in its place (None: a dash).
     """
 
