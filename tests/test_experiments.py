@@ -11,7 +11,17 @@ from asg.data import load_domains, subset
 from asg.models import build
 from asg.run import run
 from asg.trainers.classification import make_evaluation, train
-from asg_book.experiments import BOOK, EXPERIMENTS, PROFILES, REPEATS, Experiment, get, learned, policy_config
+from asg_book.experiments import (
+    BOOK,
+    EXPERIMENTS,
+    PROFILES,
+    REPEATS,
+    Experiment,
+    get,
+    learned,
+    policy_config,
+    policy_name,
+)
 
 ARMS = [(e.id, arm) for e in EXPERIMENTS.values() for arm in e.arms]
 # Read in Chen et al. 2021 (CSG), table 1: the only numbers that may be printed for VisDA-17.
@@ -85,6 +95,15 @@ def test_arms_start_from_the_same_network(tmp_path, monkeypatch, untrained_polic
     assert all(start == starts[0] for start in starts)
 
 
+def test_sketches_and_renders_have_the_policies_of_cartoons_and_others_their_own():
+    assert {policy_name(profile, "asg") for profile in ("cartoon", "sketch", "cad")} == {"cartoon-asg"}
+    assert [policy_name(profile, "l2o-1") for profile in ("toy", "mini", "paper")] == [
+        "toy-l2o-1",
+        "mini-l2o-1",
+        "paper-l2o-1",
+    ]
+
+
 @pytest.mark.parametrize(("name", "arm"), ARMS)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_arm_is_a_valid_configuration_of_every_profile(profile: str, name: str, arm: str):
@@ -97,7 +116,7 @@ def test_every_arm_is_a_valid_configuration_of_every_profile(profile: str, name:
         if isinstance(value, dict):
             value = {**arm_of.get(field, {}), **value}
             if value.get("policy"):
-                value["policy"] = f"{profile}-{value['policy']}"
+                value["policy"] = policy_name(profile, value["policy"])
             given = {key: getattr(given, key) for key in value}
         assert given == value
 
@@ -105,7 +124,7 @@ def test_every_arm_is_a_valid_configuration_of_every_profile(profile: str, name:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_an_arms_runs_are_its_seeds_with_each_repeated_policy_of_its_profile(profile: str):
     runs = get("comparison").configs(profile, "ASG", [3, 1])
-    expected = [(f"{profile}-{name}", seed) for name in ("asg", "asg-1", "asg-2") for seed in (3, 1)]
+    expected = [(policy_name(profile, name), seed) for name in ("asg", "asg-1", "asg-2") for seed in (3, 1)]
     assert [(c.control.policy, c.seed) for c in runs] == expected
     assert runs[0] == get("comparison").config(profile, "ASG", 3)
     assert tuple(c.seed for c in get("comparison").configs(profile, "SI")) == get("comparison").seeds_of(profile)

@@ -17,6 +17,8 @@ from asg.data.images import fingerprint_of
 
 SIZE = 64
 CLASSES = sorted(mini.imagenet_classes())
+# Class of mini → label of the group that it belongs to.
+GROUP = {name: label for label, names in enumerate(scenes.GROUPS.values(), 1) for name in names}
 LEVELS = {"train": 200, "validation": 150, "test": 100}  # brightness that tells the splits apart
 DATA = data_root() / "mini"
 needs_mini = pytest.mark.skipif(
@@ -56,8 +58,9 @@ def of_colour(image: np.ndarray, colour: tuple[int, ...]) -> np.ndarray:
 # --- labels -------------------------------------------------------------------------------------------------------
 
 
-def test_there_are_thirteen_classes_background_first():
-    assert scenes.CLASSES[0] == "background" and list(scenes.CLASSES[1:]) == CLASSES and len(scenes.CLASSES) == 13
+def test_every_class_belongs_to_one_of_five_groups_and_the_background_is_first():
+    assert scenes.CLASSES == ("background", "animal", "food", "object", "plant", "vehicle")
+    assert sorted(name for names in scenes.GROUPS.values() for name in names) == CLASSES
 
 
 @pytest.mark.parametrize("name", ["source", "validation", "target"])
@@ -72,9 +75,9 @@ def test_a_label_is_the_class_whose_colour_the_pixel_has(drawn, name):
         assert (image.dtype, labels.dtype) == (np.uint8, np.int16)
         plain = of_colour(image, (255, 255, 255))
         assert (labels[plain] == 0).all(), "an empty object leaves the ground as it is"
-        for label in range(1, 13):
+        for label, name in enumerate(CLASSES, 1):
             seen = of_colour(image, colour_of(label, level))
-            assert (labels[seen] == label).all()
+            assert (labels[seen] == GROUP[name]).all()
             told += seen.sum()
         told += plain.sum()
     assert told > 0.85 * 25 * SIZE**2, "all but the edges is one colour"
@@ -122,7 +125,7 @@ def test_every_object_is_seen(drawn):
     source, counts = scenes.load(drawn, SIZE).source, Counter()
     for i in range(150):
         _, labels = source.decode(i)
-        pixels = np.bincount(labels.ravel(), minlength=13)
+        pixels = np.bincount(labels.ravel(), minlength=6)
         present = np.flatnonzero(pixels[1:])
         assert 1 <= len(present) <= 4
         assert pixels[1:][present].min() >= 0.01 * SIZE**2
@@ -147,16 +150,16 @@ def test_an_object_may_be_half_covered_and_no_more():
         assert np.array_equal(labels > 0, image[..., 0] == 255)
 
 
-def test_classes_are_drawn_before_designs(drawn, monkeypatch):
-    """Each class is drawn as often as any other, though one has ten times as many designs."""
+def test_groups_are_drawn_before_designs(drawn, monkeypatch):
+    """Each group is drawn as often as any other, though one has ten times as many designs."""
     rows = [row for row in mini.index() if row["path"].endswith("-0.png")]
     more = [{**r, "path": "./" * k + r["path"]} for r in rows if r["class"] == "bird" for k in range(1, 10)]
     monkeypatch.setattr(mini, "index", lambda: tuple(rows + more))
     source, times = scenes.load(drawn, SIZE).source, Counter()
     for i in range(300):
         times.update(np.unique(source.decode(i)[1])[1:].tolist())
-    mean = sum(times.values()) / 12
-    assert set(times) == set(range(1, 13))
+    mean = sum(times.values()) / 5
+    assert set(times) == set(range(1, 6))
     assert max(abs(n - mean) for n in times.values()) < 4 * mean**0.5
 
 
@@ -177,7 +180,7 @@ def test_a_scene_depends_on_its_seed_split_and_number_alone(drawn):
             image, labels = getattr(second, name).decode(i)
             assert np.array_equal(image, forward[i][0]) and np.array_equal(labels, forward[i][1])
         assert not np.array_equal(forward[0][1], forward[1][1])
-    other = scenes.load(drawn, SIZE, Rendering(ground="patches", seed=124)).source.decode(0)
+    other = scenes.load(drawn, SIZE, Rendering(ground="textures", seed=124)).source.decode(0)
     assert not np.array_equal(other[1], first.source.decode(0)[1])
     assert not np.array_equal(first.source.decode(0)[1], first.validation.decode(0)[1])
 
@@ -218,7 +221,7 @@ def test_scenes_of_the_real_files():
         for i in range(6):
             image, labels = scene_set.decode(i)
             assert image.shape == (128, 128, 3) and 0.4 < (labels == 0).mean() < 0.97
-            assert image.std() > 5 and labels.max() <= 12
+            assert image.std() > 5 and labels.max() <= 5
 
 
 @needs_mini

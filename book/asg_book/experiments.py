@@ -324,7 +324,7 @@ DATA: dict[str, dict[str, dict]] = {
         "cartoons": {"synthetic": {"per_class": 100}},
     },
 }  # fmt: skip
-METHODS = {"plain": SMALL, "guided": {**SMALL, **PROXY}}
+METHODS = {"frozen": {"backbone_factor": 0.0}, "plain": SMALL, "guided": {**SMALL, **PROXY}}
 
 # What a run may have of its own while the policy stays the same: other length, batch, base rate, network.
 CHANGES: dict[str, dict] = {
@@ -348,8 +348,8 @@ USES: dict[str, dict] = {
 SCENES = {
     "toy": {"data": "toy-scenes", "batch": 4},
     "mini": {
-        "data": "scenes", "rendering": {"ground": "patches"}, "size": 128, "steps": 250, "batch": 8, "lr": 0.002,
-        "warmup": 25, "evaluations": 2,
+        "data": "scenes", "rendering": {"ground": "textures"}, "dense_head": "pyramid", "size": 128, "steps": 250,
+        "batch": 8, "lr": 0.01, "warmup": 25, "evaluations": 2,
     },
     "paper": {
         "data": "gta5", "backbone": "torchvision:vgg16", "source_list": "gta5_train.txt", "crop": 512, "batch": 6,
@@ -428,6 +428,13 @@ EXPERIMENTS = {
             claims=(("asg", "small"),),
             published={"small": PUBLISHED["vanilla"], "asg": PUBLISHED["ASG"]},
             repeated=True,
+        ),
+        Experiment(
+            "signals",
+            "What do synthetic images say beforehand, where the runs of the tables do not ask them?",
+            {"frozen": {"backbone_factor": 0.0}, "small": {**SMALL}, "small_proxy": {**SMALL, **PROXY}},
+            seeds={"mini": (0, 1, 2)},
+            common={"mini": {"signals": True}},
         ),
         Experiment(
             "trials",
@@ -703,7 +710,17 @@ EXPERIMENTS = {
             },
             seeds={"mini": (0, 1, 2)},
             differences=(("small_proxy", "small"), ("large_proxy", "large"), ("large", "small"), ("small", "frozen")),
-            common={"mini": {"data": "digits", "size": 64, "steps": 180, "warmup": 18, "lr": 0.002, "evaluations": 2}},
+            common={
+                "mini": {
+                    "data": "digits",
+                    "size": 64,
+                    "steps": 180,
+                    "warmup": 18,
+                    "lr": 0.002,
+                    "evaluations": 2,
+                    "signals": True,
+                }
+            },
         ),
     )
 }

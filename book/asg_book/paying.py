@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from asg_book.analysis import INTERVALS, difference, mean_final
+from asg_book.experiments import DATA, METHODS
 
 Records = Sequence[dict]
 
@@ -35,6 +36,14 @@ CASES = (
     Case("emoji", "guidance", "mini"),
     Case("digits", "digits", "mini"),
     Case("emoji scenes", "segmentation", "mini", plain="vanilla", guided="whole map", metric="miou"),
+)
+# The same benchmarks with the experiment that asks their synthetic images.
+ASKED = tuple(replace(case, experiment="signals") if case.name == "emoji" else case for case in CASES)
+# Cartoons with less in them, or other drawings: every point of the study of synthetic data.
+VARIANTS = tuple(
+    Case(f"{axis}: {point}", f"data_{axis}", "cartoon", *(f"{point}, {method}" for method in METHODS))
+    for axis, points in DATA.items()
+    for point in points
 )
 
 

@@ -227,11 +227,12 @@ def intervals(table: pd.DataFrame, xlabel: str) -> Figure:
 
 
 @from_records
-def paying(table: pd.DataFrame) -> Figure:
+def paying(table: pd.DataFrame, variants: pd.DataFrame | None = None) -> Figure:
     """What guidance gains (up) against what the frozen backbone has over plain training (right), a point a benchmark.
 
-    ``table``: :func:`asg_book.paying.gains`; shares, shown in points, with 95 % intervals both ways. On the dashed
-    line guided training is as good as the frozen backbone; right of zero and above it is where guidance pays.
+    ``table``: :func:`asg_book.paying.gains`; shares, shown in points, with 95 % intervals both ways; ``variants``: the
+    same of changed synthetic images, as dots. On the dashed line guided training is as good as the frozen backbone;
+    right of zero and above it is where guidance pays.
     """
     figure, axis = plt.subplots(figsize=(WIDTH, 4.4))
     axis.axhline(0, color="0.6", linewidth=0.8, zorder=0)
@@ -242,6 +243,11 @@ def paying(table: pd.DataFrame) -> Figure:
         look = {"color": COLOURS[k % len(COLOURS)], "markersize": 7, "elinewidth": 0.8}
         axis.errorbar(100 * x.mean, 100 * y.mean, **half, **look, fmt=marker(k), label=name)
     means = [100 * e.mean for e in table["advantage"]]
+    if variants is not None and len(variants):
+        points = variants.map(lambda e: 100 * e.mean)
+        look = {"color": "0.45", "markersize": 4, "linestyle": "none", "zorder": 1}
+        axis.plot(points["advantage"], points["gain"], ".", label="cartoons, changed", **look)
+        means += points["advantage"].tolist()
     ends = [min(means) - 3, max(means) + 3]
     axis.plot(ends, ends, color="0.6", linewidth=0.8, linestyle="--", zorder=0)
     axis.set(xlabel="frozen less plain training, points", ylabel="guided less plain training, points")
