@@ -11,6 +11,7 @@ from asg.config import Synthetic, make_config
 from asg.data import load_domains, read_domains
 from asg.data.images import ImageSet
 from asg.data.looks import LOOKS, fewer, mixed_looks, with_detail, with_look
+from asg.data.segmentation import SegmentationSet
 from asg.recipes import recipe_of
 from asg_book.experiments import PROFILES
 
@@ -27,6 +28,14 @@ def noise() -> np.ndarray:
 def test_grey_is_the_luma_of_bt_601(noise: np.ndarray):
     seen = with_look(images(noise), "grey").decode(0).astype(float)
     assert np.abs(seen - (noise @ np.array([0.299, 0.587, 0.114]))[..., None]).max() <= 1
+
+
+def test_a_scene_keeps_its_labels_under_a_look(noise: np.ndarray):
+    labels = np.arange(48 * 48, dtype=np.int16).reshape(48, 48)
+    scenes = SegmentationSet(lambda i: (noise, labels), ("a",), ("x",), "f")
+    image, kept = with_look(scenes, "grey").decode(0)
+    np.testing.assert_array_equal(image, with_look(images(noise), "grey").decode(0))
+    assert kept is labels and with_look(scenes, "grey").fingerprint != scenes.fingerprint
 
 
 def test_posterised_keeps_two_levels_a_channel(noise: np.ndarray):

@@ -70,9 +70,14 @@ def test_looks_are_measured_on_images_that_have_them():
     assert found["grey"]["loss"] == pytest.approx(math.log(3))
 
 
-def test_a_run_that_is_asked_records_them_and_no_other(workplace):
-    new = {"entropy", "information", "mapped", "looks"}
-    plain, asked = (run(make_config(PROFILES["toy"], {"signals": wanted})) for wanted in (None, True))
+@pytest.mark.parametrize(
+    ("how", "new"),
+    [({}, {"entropy", "information", "mapped", "looks"}), ({"data": "toy-scenes", "batch": 4}, {"entropy", "looks"})],
+    ids=["images", "scenes"],
+)
+def test_a_run_that_is_asked_records_them_and_no_other(workplace, how: dict, new: set[str]):
+    plain, asked = (run(make_config(PROFILES["toy"], how, {"signals": wanted})) for wanted in (None, True))
     assert asked["final"].keys() - plain["final"].keys() == new
     assert {name: value for name, value in asked["final"].items() if name not in new} == plain["final"]
     assert all(not new & evaluation.keys() for evaluation in asked["evaluations"][:-1])
+    assert asked["final"]["looks"].keys() == LOOKS.keys()

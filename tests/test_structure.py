@@ -16,7 +16,8 @@ LEVELS = [
     ["asg.recipes"],
     ["asg.processes"],
     ["asg.data.images", "asg.data.indexed", "asg.data.grounds"],
-    ["asg.data.segmentation", "asg.data.looks"],
+    ["asg.data.segmentation"],
+    ["asg.data.looks"],
     [
         "asg.data.folder",
         "asg.data.toy",

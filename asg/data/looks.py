@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ from PIL import Image, ImageFilter, ImageOps
 from asg import AsgError
 from asg.config import Synthetic
 from asg.data.images import Domains, ImageSet, fingerprint_of, subset
+from asg.data.segmentation import SegmentationSet
 from asg.recipes import version
 
+AnySet = TypeVar("AnySet", ImageSet, SegmentationSet)
 # Look → what it makes of an RGB image.
 LOOKS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "grey": ImageOps.grayscale,
@@ -27,8 +30,8 @@ LOOKS: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-def with_look(images: ImageSet, look: str) -> ImageSet:
-    """The same images under one of LOOKS; labels, names and clusters stay."""
+def with_look(images: AnySet, look: str) -> AnySet:
+    """The same images, or scenes, under one of LOOKS; labels, names and clusters stay."""
     return _changed(images, look, LOOKS[look])
 
 
@@ -46,11 +49,17 @@ def with_detail(images: ImageSet, pixels: int) -> ImageSet:
     return _changed(images, f"{pixels} pixels", coarse)
 
 
-def _changed(images: ImageSet, name: str, *changes: Callable[[Image.Image], Image.Image]) -> ImageSet:
+def _changed(images: AnySet, name: str, *changes: Callable[[Image.Image], Image.Image]) -> AnySet:
     """The images with ``changes`` in turn, image by image."""
 
-    def decode(i: int) -> np.ndarray:
-        return np.asarray(changes[i % len(changes)](Image.fromarray(images.decode(i))).convert("RGB"))
+    def change(i: int, image: np.ndarray) -> np.ndarray:
+        return np.asarray(changes[i % len(changes)](Image.fromarray(image)).convert("RGB"))
+
+    def decode(i: int) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        if isinstance(images, SegmentationSet):
+            image, labels = images.decode(i)
+            return change(i, image), labels
+        return change(i, images.decode(i))
 
     return replace(images, decode=decode, fingerprint=fingerprint_of(images.fingerprint, version("looks"), name))
 

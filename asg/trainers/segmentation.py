@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from asg import processes
 from asg.config import RunConfig
 from asg.data import read_domains
 from asg.data.images import UNLABELLED, same_size
+from asg.data.looks import LOOKS, with_look
 from asg.data.segmentation import Augmentation, Draws, SegmentationDomains, SegmentationSet
 from asg.dense_losses import capped_weight, segmentation_loss
 from asg.dense_metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
@@ -21,6 +23,7 @@ from asg.dense_models import DenseStudent, build_dense, predict
 from asg.losses import proxy_guidance
 from asg.metrics import mean_error
 from asg.models import drift, imagenet_network, layer_groups
+from asg.signals import answers_entropy
 from asg.trainers import frozen
 from asg.trainers.task import Task, conduct
 
@@ -139,8 +142,8 @@ def make_teacher(
 
 def make_evaluation(
     student: DenseStudent, domains: SegmentationDomains, config: RunConfig, device: torch.device
-) -> Callable[[DenseStudent], dict]:
-    """A function of the student: mIoU, pixel accuracy and forgetting on held-out scenes and on real ones.
+) -> Callable[..., dict]:
+    """``evaluate(student, final=False)``: mIoU, pixel accuracy and forgetting on held-out scenes and on real ones.
 
     Images are answered whole, at full size (in windows where they are larger than ``WINDOW``), and each
     set has one confusion matrix (departure 26). ``miou`` and ``per_class`` (IoU) are the target's,
@@ -148,17 +151,23 @@ def make_evaluation(
     synthetic scenes, ``kl`` the divergence from the ImageNet network there, ``agreement`` the share of
     target images with the same top ImageNet class. Every composed scene is drawn by itself, from the same
     few held-out designs: the error is that of scenes of these designs, and says nothing of other designs.
+
+    Where ``config.signals``, the ``final`` evaluation has what :mod:`asg.signals` says of scenes: ``entropy`` on the
+    source, and mIoU and loss on held-out scenes under every look (``looks``).
     """
+    entropy = None
+    if config.signals:
+        entropy = answers_entropy(kept_answers(student, domains.source, 1, device, config.workers)[:, 0])
     held = kept_answers(student, domains.validation, 1, device, config.workers)[:, 0]  # (N, K)
     real = kept_answers(student, domains.target, 1, device, config.workers)[:, 0].argmax(1)  # (M,)
     start = {k: [p.detach().clone() for p in v] for k, v in layer_groups(student).items() if k != "head"}
 
-    def evaluate(now: DenseStudent) -> dict:
+    def evaluate(now: DenseStudent, *, final: bool = False) -> dict:
         synthetic, losses, imagenet = evaluated(now, domains.validation, device, config.workers)
         photographed, _, imagenet_of_photos = evaluated(now, domains.target, device, config.workers)
         iou = iou_per_class(photographed)
         error = mean_error(losses)
-        return {
+        numbers = {
             "validation": mean_iou(synthetic),
             "validation_loss": float(losses.mean()),
             **({} if error is None else {"validation_loss_error": error}),
@@ -169,6 +178,12 @@ def make_evaluation(
             "per_class": {c: float(v) for c, v in zip(domains.target.classes, iou, strict=True) if not v.isnan()},
             "agreement": float((imagenet_of_photos.argmax(1) == real).float().mean()),
         }
+        if final and config.signals:
+            numbers |= {"entropy": entropy, "looks": {}}
+            for look in LOOKS:
+                confusion, losses, _ = evaluated(now, with_look(domains.validation, look), device, config.workers)
+                numbers["looks"][look] = {"miou": mean_iou(confusion), "loss": float(losses.mean())}
+        return numbers
 
     return evaluate
 
@@ -183,7 +198,10 @@ def prepare(config: RunConfig, accelerator: Accelerator) -> Task:
     evaluate = make_evaluation(student, domains, config, device)
     teacher = make_teacher(config, student, source, device)
     objective = make_objective(config, student, teacher)
-    return Task(student, layer_groups(student), source, objective, evaluate, "miou", batches=Draws)
+    return Task(
+        student, layer_groups(student), source, objective, evaluate, "miou",
+        batches=Draws, final=partial(evaluate, final=True),
+    )  # fmt: skip
 
 
 def train(

@@ -349,7 +349,7 @@ SCENES = {
     "toy": {"data": "toy-scenes", "batch": 4},
     "mini": {
         "data": "scenes", "rendering": {"ground": "textures"}, "dense_head": "pyramid", "size": 128, "steps": 250,
-        "batch": 8, "lr": 0.01, "warmup": 25, "evaluations": 2,
+        "batch": 8, "lr": 0.01, "warmup": 25, "evaluations": 2, "signals": True,
     },
     "paper": {
         "data": "gta5", "backbone": "torchvision:vgg16", "source_list": "gta5_train.txt", "crop": 512, "batch": 6,

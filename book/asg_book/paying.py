@@ -73,8 +73,9 @@ def over_weights(benchmarks: Mapping[str, Mapping[str, Records]], metric: str = 
 
 
 def _looks(records: Records) -> float:
-    """Accuracy on held-out images of changed looks, mean over looks and runs."""
-    return float(np.mean([[look["accuracy"] for look in r["final"]["looks"].values()] for r in records]))
+    """Accuracy, of scenes mIoU, on held-out images of changed looks, mean over looks and runs."""
+    looks = [look for r in records for look in r["final"]["looks"].values()]
+    return float(np.mean([look["accuracy"] if "accuracy" in look else look["miou"] for look in looks]))
 
 
 # Signal → what it is of (records of frozen, plain and guided training). None of them looks at a photograph.
