@@ -148,9 +148,8 @@ class RunConfig(BaseModel):
     regulariser: Regulariser | None = Field(None, strict=False, description="A penalty beside or instead of it.")
     chunks: int | None = Field(None, ge=1, description="Pieces a side that dense guidance cuts a map into; None: 1.")
     cap: float | None = Field(None, gt=0, description="Most that λ · KL may be in segmentation; None: no limit.")
-    dense_head: Literal["deeplab-v3", "deeplab-v2", "pyramid"] | None = Field(
-        None,
-        description="Task head in segmentation: of ResNets (None: deeplab-v3), of EfficientNets pyramid (None: FCN).",
+    dense_head: Literal["deeplab-v3", "deeplab-v2"] | None = Field(
+        None, description="Task head of a ResNet in segmentation; None: deeplab-v3. Other backbones have one alone."
     )
     crop: int | None = Field(None, ge=32, description="Side of random crops in segmentation; None: whole images.")
     warmup: int = Field(100, ge=1, description="Steps of quadratic warm-up.")

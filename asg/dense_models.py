@@ -132,18 +132,14 @@ class Upscore(nn.ConvTranspose2d):
 class FCNHead(nn.Module):
     """Class scores of maps of stride 32, 16 and 8, summed while they are enlarged by 2, 2 and 8 (Long et al. 2015).
 
-    ``widths`` and ``scales``: channels of each map and the factor on it. Scores start at zero. The
-    enlargement is trained (:class:`Upscore`) or fixed to bilinear interpolation.
+    ``widths`` and ``scales``: channels of each map and the factor on it. Scores start at zero.
     """
 
-    def __init__(self, widths: Sequence[int], scales: Sequence[float], classes: int, trained: bool) -> None:
+    def __init__(self, widths: Sequence[int], scales: Sequence[float], classes: int) -> None:
         super().__init__()
         self.scales = tuple(scales)
         self.score = nn.ModuleList(nn.Conv2d(width, classes, 1) for width in widths)
-        self.upscore = nn.ModuleList(
-            Upscore(classes, factor) if trained else nn.Upsample(scale_factor=factor, mode="bilinear")
-            for factor in (2, 2, 8)
-        )
+        self.upscore = nn.ModuleList(Upscore(classes, factor) for factor in (2, 2, 8))
         for parameter in self.score.parameters():
             nn.init.zeros_(parameter)
 
@@ -264,19 +260,17 @@ def build_dense(
     - torchvision's VGG: FCN-8s, trained at once; groups conv1 … conv5, fc6-7 and head.
     - torchvision's ResNet of bottlenecks (50, 101): one of HEADS (None: the first) at output stride 8; groups conv1,
       bn1, layer1 … layer4 and head. Under DeepLab-v3 the affine parameters of the blocks' BatchNorms are frozen.
-    - timm's EfficientNet: FCN-8s's sum, unscaled and with fixed interpolation, or ``pyramid``, :class:`PyramidHead`;
-      groups as for classification.
+    - timm's EfficientNet: :class:`PyramidHead`; groups as for classification.
     """
     resnet = isinstance(network, ResNet) and isinstance(network.layer4[0], Bottleneck)
-    fits = {None: True, **dict.fromkeys(HEADS, resnet), "pyramid": isinstance(network, EfficientNet)}
-    if not fits[head]:
-        raise AsgError(f"The head {head} is not of {type(network).__name__}: leave dense_head out.")
+    if head is not None and not resnet:
+        raise AsgError(f"The head {head} is of ResNets, not of {type(network).__name__}: leave dense_head out.")
     if isinstance(network, VGG):
         student = _fcn8s(network, normalisation, classes)
     elif resnet:
         student = _deeplab(network, normalisation, classes, generator, head or next(iter(HEADS)))
     elif isinstance(network, EfficientNet):
-        student = _light(network, normalisation, classes, generator, head)
+        student = _pyramid(network, normalisation, classes, generator)
     else:
         raise AsgError(
             f"There is no segmentation head for {type(network).__name__}: choose torchvision's vgg16, resnet50 or "
@@ -309,7 +303,7 @@ def _fcn8s(network: VGG, normalisation: tuple, classes: int) -> DenseStudent:
         width = linear.out_features
     # Nested, since layer_groups splits a large child that has several parts of its own.
     backbone.add_module("fc6-7", nn.Sequential(nn.Sequential(*convolutions)))
-    head = FCNHead((width, widths[3], widths[2]), (1.0, 0.01, 0.0001), classes, trained=True)
+    head = FCNHead((width, widths[3], widths[2]), (1.0, 0.01, 0.0001), classes)
     return DenseStudent(backbone, ("fc6-7", "conv4", "conv3"), "conv5", network.classifier, 7, head, normalisation)
 
 
@@ -331,17 +325,12 @@ def _deeplab(
     return DenseStudent(backbone, ("layer4",), "layer4", network.fc, 1, task_head, normalisation)
 
 
-def _light(
-    network: EfficientNet, normalisation: tuple, classes: int, generator: torch.Generator, head: str | None
-) -> DenseStudent:
+def _pyramid(network: EfficientNet, normalisation: tuple, classes: int, generator: torch.Generator) -> DenseStudent:
     """Taps the whole backbone, and the last block of stride 16 and of stride 8."""
     backbone = nn.Sequential(OrderedDict(list(network.named_children())[:-2]))  # all but global_pool and classifier
     at = {info["reduction"]: info for info in network.feature_info}
     widths = (network.num_features, at[16]["num_chs"], at[8]["num_chs"])
-    if head is None:
-        task_head = FCNHead(widths, (1.0,) * 3, classes, trained=False)
-    else:
-        task_head = PyramidHead(widths, classes, generator)
+    task_head = PyramidHead(widths, classes, generator)
     taps = ("bn2", at[16]["module"], at[8]["module"])
     return DenseStudent(backbone, taps, "bn2", network.classifier, 1, task_head, normalisation)
 

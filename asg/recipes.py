@@ -16,7 +16,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
         "as first recorded",
         "energies at the end alone, s = 0 as published; errors of held-out losses are clustered by design",
     ),
-    "segmentation": ("as first recorded",),
+    "segmentation": ("as first recorded", "EfficientNets have a feature pyramid"),
     "self-training": ("as first recorded", "ranks are floored, no class has the index of what is ignored"),
     "meta-training": ("as first recorded", "an episode begins with a window at ratio 1"),
     # who sets the rates
@@ -40,7 +40,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "pacs-sketch": ("as first recorded",),
     "folder": ("as first recorded",),
     "toy-scenes": ("as first recorded",),
-    "scenes": ("as first recorded",),
+    "scenes": ("as first recorded", "classes in five groups"),
     "gta5": ("as first recorded", "the paper's list of images"),
     "looks": ("as first recorded",),
 }  # fmt: skip

@@ -348,7 +348,7 @@ USES: dict[str, dict] = {
 SCENES = {
     "toy": {"data": "toy-scenes", "batch": 4},
     "mini": {
-        "data": "scenes", "rendering": {"ground": "textures"}, "dense_head": "pyramid", "size": 128, "steps": 250,
+        "data": "scenes", "rendering": {"ground": "textures"}, "size": 128, "steps": 250,
         "batch": 8, "lr": 0.01, "warmup": 25, "evaluations": 2, "signals": True,
     },
     "paper": {
