@@ -29,8 +29,9 @@ from asg_book.experiments import PROFILES, get
 from asg_book.pictures import SHOWN, Picture, Shown
 
 CHAPTERS = {"oracle": "02_the_gap", "comparison": "08_looking_inside", "segmentation": "11_segmentation"}
-OF_BOOK = [(experiment, make) for experiment, shown in SHOWN.items() for make in shown.makers]
-EACH = pytest.mark.parametrize(("experiment", "make"), OF_BOOK, ids=lambda given: getattr(given, "__name__", given))
+EACH = pytest.mark.parametrize(
+    ("experiment", "profile", "make"), pictures.wanted(), ids=lambda given: getattr(given, "__name__", given)
+)
 
 
 def toy(experiment: str, *arms: str, seed: int = 0) -> dict:
@@ -43,7 +44,7 @@ def fail(*_: object, **__: object) -> None:
 
 @EACH
 def test_a_picture_is_computed_once_and_then_read_without_data_networks_and_runs(
-    workplace, monkeypatch, experiment, make
+    workplace, monkeypatch, experiment, profile, make
 ) -> None:
     configs = toy(experiment, *SHOWN[experiment].arms)
     first = make(configs).arrays()
@@ -217,28 +218,29 @@ def test_a_chapter_is_out_of_date_when_a_benchmark_comes(workplace) -> None:
 
 
 @EACH
-def test_every_figure_of_the_book_has_its_record(monkeypatch, experiment, make) -> None:
+def test_every_figure_of_the_book_has_its_record(monkeypatch, experiment, profile, make) -> None:
     monkeypatch.setenv("ASG_RESULTS", str(REPOSITORY / "results"))
-    picture = make(pictures.configs_of(experiment))
+    picture = make(pictures.configs_of(experiment, profile))
     assert picture.path.exists(), "run `asg figures` and commit what it makes"
     assert all(len(array) for array in picture.arrays().values())
 
 
 @EACH
-def test_chapters_show_the_figures_of_the_book(monkeypatch, experiment, make) -> None:
+def test_chapters_show_the_figures_of_the_book(monkeypatch, experiment, profile, make) -> None:
     monkeypatch.setenv("ASG_RESULTS", str(REPOSITORY / "results"))
     cells = nbformat.read(BOOK / "chapters" / f"{CHAPTERS[experiment]}.ipynb", 4).cells
     (parameters,) = (cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
     given = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(parameters).body}
     assert given["arms"] == [] and any(f"pictures.{make.__name__}(" in cell.source for cell in cells)
-    bound = pages.bind(experiment, given["profile"], given["seeds"], SHOWN[experiment].arms)
-    assert make(bound.configs).path == make(pictures.configs_of(experiment)).path
+    bound = pages.bind(experiment, profile, given["seeds"], SHOWN[experiment].arms)
+    assert make(bound.configs).path == make(pictures.configs_of(experiment, profile)).path
+    assert given["profile"] in ("", *SHOWN[experiment].profiles)
 
 
 def test_the_command_makes_what_is_missing_of_runs_that_have_records(workplace, monkeypatch) -> None:
     asked = (pictures.embeddings, pictures.attention)
-    monkeypatch.setattr(pictures, "SHOWN", {"comparison": Shown("toy", ("vanilla", "guidance"), asked)})
-    configs = pictures.configs_of("comparison")
+    monkeypatch.setattr(pictures, "SHOWN", {"comparison": Shown(("toy",), ("vanilla", "guidance"), asked)})
+    configs = pictures.configs_of("comparison", "toy")
     run(configs["vanilla"])
     refused = CliRunner().invoke(app, ["figures"])
     assert refused.exit_code and "Runs of guidance (toy) have no record" in refused.output
@@ -260,11 +262,11 @@ def test_the_command_makes_what_is_missing_of_runs_that_have_records(workplace, 
 
 
 def test_the_command_says_which_data_are_missing_and_makes_the_rest(workplace, monkeypatch) -> None:
-    missing = Shown("cartoon", ("imagenet",), (pictures.answers,))
-    there = Shown("toy", ("vanilla",), (pictures.attention,))
+    missing = Shown(("cartoon",), ("imagenet",), (pictures.answers,))
+    there = Shown(("toy",), ("vanilla",), (pictures.attention,))
     monkeypatch.setattr(pictures, "SHOWN", {"oracle": missing, "comparison": there})
     monkeypatch.setattr("asg.records.find", lambda config: {})
     result = CliRunner().invoke(app, ["figures"])
     assert result.exit_code and "1 of 2 figures are missing" in str(result.exception)
-    assert "answers of oracle: error:" in result.output and "run `python data_scripts/pacs.py`" in result.output
-    assert pictures.attention(pictures.configs_of("comparison")).path.exists()
+    assert "answers of oracle (cartoon): error:" in result.output and "run `python data_scripts/pacs.py`" in result.output
+    assert pictures.attention(pictures.configs_of("comparison", "toy")).path.exists()

@@ -298,25 +298,25 @@ def search(
 @app.command()
 def figures() -> None:
     """Make what the book's figures show of trained networks, where it is missing: embeddings, heat maps, label maps."""
-    wanted, there = [(name, make) for name, shown in pictures.SHOWN.items() for make in shown.makers], set()
-    for experiment, make in wanted:
+    wanted, there = pictures.wanted(), set()
+    for experiment, profile, make in wanted:
         try:
-            there.add(path := picture_of(experiment, make))
-            print(f"{make.__name__} of {experiment}: {path}", flush=True)
+            there.add(path := picture_of(experiment, profile, make))
+            print(f"{make.__name__} of {experiment} ({profile}): {path}", flush=True)
         except AsgError as error:
-            print(f"{make.__name__} of {experiment}: error: {error}", file=sys.stderr, flush=True)
+            print(f"{make.__name__} of {experiment} ({profile}): error: {error}", file=sys.stderr, flush=True)
     if failed := len(wanted) - len(there):
         raise AsgError(f"{failed} of {len(wanted)} figures are missing (why is said above).")
     if others := sorted(path.name for path in set(pictures.folder().glob("*.npz")) - there):
         print(f"The book shows no more, or never did: {', '.join(others)}")
 
 
-def picture_of(experiment: str, make: Callable[..., pictures.Picture]) -> Path:
+def picture_of(experiment: str, profile: str, make: Callable[..., pictures.Picture]) -> Path:
     """The file of a picture of the book, made if it is missing, of networks whose runs have records.
 
     A network that is not at hand is trained again. Raises :class:`AsgError` where a record or the data are missing.
     """
-    configs, profile = pictures.configs_of(experiment), pictures.SHOWN[experiment].profile
+    configs = pictures.configs_of(experiment, profile)
     picture = make(configs)
     if not picture.path.exists():
         if without := [arm for arm, config in configs.items() if records.find(config) is None]:

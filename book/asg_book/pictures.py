@@ -176,20 +176,24 @@ def label_maps(configs: Configs, every: int = 40) -> Picture:
 class Shown:
     """Which networks of an experiment the book shows, of the first seed, and the pictures of them."""
 
-    profile: str
+    profiles: tuple[str, ...]
     arms: tuple[str, ...]
     makers: tuple[Callable[[Configs], Picture], ...]
 
 
-# Every picture of the book, by experiment: chapters and `asg figures` take profile and arms from here.
+# Every picture of the book, by experiment: chapters and `asg figures` take profiles and arms from here.
 SHOWN = {
-    "oracle": Shown("mini", ("imagenet",), (answers, embeddings)),
-    "comparison": Shown("mini", ("vanilla", "guidance"), (embeddings, attention)),
-    "segmentation": Shown("mini", ("vanilla", "whole map"), (label_maps,)),
+    "oracle": Shown(("mini", "cartoon"), ("imagenet",), (answers, embeddings)),
+    "comparison": Shown(("mini",), ("vanilla", "guidance"), (embeddings, attention)),
+    "segmentation": Shown(("mini",), ("vanilla", "whole map"), (label_maps,)),
 }
 
 
-def configs_of(experiment: str) -> dict[str, RunConfig]:
-    """The run of each arm that the book shows of an experiment."""
-    shown = SHOWN[experiment]
-    return {arm: get(experiment).configs(shown.profile, arm)[0] for arm in shown.arms}
+def configs_of(experiment: str, profile: str) -> dict[str, RunConfig]:
+    """The run of each arm that the book shows of an experiment in a profile."""
+    return {arm: get(experiment).configs(profile, arm)[0] for arm in SHOWN[experiment].arms}
+
+
+def wanted() -> list[tuple[str, str, Callable[[Configs], Picture]]]:
+    """Experiment, profile and maker of every picture of the book."""
+    return [(name, profile, make) for name, s in SHOWN.items() for profile in s.profiles for make in s.makers]
