@@ -183,7 +183,7 @@ class Shown:
 
 # Every picture of the book, by experiment: chapters and `asg figures` take profiles and arms from here.
 SHOWN = {
-    "oracle": Shown(("mini", "cartoon"), ("imagenet",), (answers, embeddings)),
+    "oracle": Shown(("cartoon",), ("imagenet",), (answers, embeddings)),
     "comparison": Shown(("mini",), ("vanilla", "guidance"), (embeddings, attention)),
     "segmentation": Shown(("mini",), ("vanilla", "whole map"), (label_maps,)),
 }
