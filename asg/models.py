@@ -66,7 +66,10 @@ class Student(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Task logits ``(N, C)``, ImageNet logits ``(N, K)`` and pooled features ``(N, D)``."""
-        features = self.features(x)
+        return self.heads(self.features(x))
+
+    def heads(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What :meth:`forward` gives of images whose pooled features ``(N, D)`` are known."""
         return self.task_head(features), self.kept_head(features), features
 
     def imagenet_logits(self, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 
 from asg.config import RunConfig, make_config
 from asg.data import load_domains
+from asg.data.images import make_folder
 from asg.metrics import forward_all
 from asg.models import Student, build
 from asg.trainers import classification, frozen
@@ -42,3 +43,25 @@ def test_photographs_pass_a_backbone_again_only_once_it_has_moved(workplace, mon
     monkeypatch.setattr(classification, "forward_all", counted)
     classification.train(config, workplace.runs, "cpu")
     assert passes == [False, True] * evaluations
+
+
+def test_a_head_learns_the_same_on_known_features(workplace) -> None:
+    source, student = load_domains(toy()).source, build(toy(), 3)
+    indices, x = torch.arange(5), source.batch(range(5))
+    known = frozen.features(student, source, CPU)
+    found = []
+    for features in (None, known):
+        loss = classification.make_objective(toy(), None, None, features)(student, indices, x, source.labels[:5])
+        head = list(student.task_head.parameters())
+        found.append((loss["total"], *torch.autograd.grad(loss["total"], head)))
+    torch.testing.assert_close(*found)
+
+
+def test_a_backbone_that_does_not_move_is_not_run_while_the_head_learns(workplace, monkeypatch) -> None:
+    config, passes, features = toy(backbone_factor=0.0), [], Student.features
+    classification.train(config, make_folder(workplace.runs / "first"), "cpu")  # keeps the features
+    monkeypatch.setattr(Student, "features", lambda self, x: passes.append(len(x)) or features(self, x))
+    classification.train(config, make_folder(workplace.runs / "second"), "cpu")
+    assert passes == []
+    result, _ = classification.train(toy(backbone_factor=0.1), make_folder(workplace.runs / "other"), "cpu")
+    assert len(passes) > result["steps"]

@@ -268,5 +268,7 @@ def test_the_command_says_which_data_are_missing_and_makes_the_rest(workplace, m
     monkeypatch.setattr("asg.records.find", lambda config: {})
     result = CliRunner().invoke(app, ["figures"])
     assert result.exit_code and "1 of 2 figures are missing" in str(result.exception)
-    assert "answers of oracle (cartoon): error:" in result.output and "run `python data_scripts/pacs.py`" in result.output
+    assert (
+        "answers of oracle (cartoon): error:" in result.output and "run `python data_scripts/pacs.py`" in result.output
+    )
     assert pictures.attention(pictures.configs_of("comparison", "toy")).path.exists()

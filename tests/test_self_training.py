@@ -30,7 +30,7 @@ from asg_book.golden import centred
 
 ADAPT = {"rounds": 2, "length": 0.5, "rate": 1.0, "portion": 0.5, "growth": 0.5}
 HOW = {"CBST": {}, "MRKLD": {"mrkld": 0.1}, "LRENT": {"lrent": 0.25}, "both": {"mrkld": 0.1, "lrent": 0.25}}
-DATA = {"images": {"data": "toy"}, "scenes": {"data": "toy-scenes", "batch": 4}}
+DATA = {"images": {"data": "toy"}, "scenes": {"data": "toy-scenes", "batch": 4, "lr": 0.001}}
 
 
 def adapting(data: str = "images", **how: object) -> RunConfig:

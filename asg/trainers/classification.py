@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from asg import AsgError, signals
+from asg import AsgError, processes, signals
 from asg.config import RunConfig
 from asg.data import load_domains
 from asg.data.images import Domains
@@ -34,12 +34,15 @@ IMAGENET_CLASSES = 1000
 
 
 def make_objective(
-    config: RunConfig, teacher: Tensor | None, penalty: Penalty | None = None
+    config: RunConfig, teacher: Tensor | None, penalty: Penalty | None = None, known: Tensor | None = None
 ) -> Callable[..., dict[str, Tensor]]:
-    r"""``L = L_task + λ · KL(old ‖ new) + penalty`` of one batch; a term that is not asked for is left out."""
+    r"""``L = L_task + λ · KL(old ‖ new) + penalty`` of one batch; a term that is not asked for is left out.
+
+    ``known``: features ``(N, D)`` of all images, of a backbone that does not move; the images are then not looked at.
+    """
 
     def objective(network: nn.Module, indices: Tensor, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        logits, imagenet_logits, features = network(x)
+        logits, imagenet_logits, features = network(x) if known is None else network.heads(known[indices])
         losses = {"task": task_loss(logits, labels)}
         total = losses["task"]
         if teacher is not None:
@@ -134,7 +137,10 @@ def prepare(config: RunConfig, accelerator: Accelerator) -> Task:
         teacher = frozen.log_probabilities(student, domains.source, accelerator.device)
         teacher = teacher.to(accelerator.device)  # indexed there: no step waits for the host
     penalty = make_penalty(config, student, domains.source, accelerator.device)
-    objective = make_objective(config, teacher, penalty)
+    known = None
+    if not config.backbone_factor and not config.control and processes.count() == 1:  # DDP waits for every gradient
+        known = frozen.features(student, domains.source, accelerator.device).to(accelerator.device)
+    objective = make_objective(config, teacher, penalty, known)
     return Task(
         student, layer_groups(student), domains.source, objective, evaluate, "accuracy",
         bulky=("predicted", "confidence"), final=partial(evaluate, final=True),

@@ -47,9 +47,7 @@ def outputs(student: Student, images: ImageSet, device: torch.device, mirror: bo
 
     For a student whose backbone has not moved: both heads on :func:`features`.
     """
-    kept_features = features(student, images, device, mirror)
-    on_device = kept_features.to(device)
-    return student.task_head(on_device).cpu(), student.kept_head(on_device).cpu(), kept_features
+    return tuple(output.cpu() for output in student.heads(features(student, images, device, mirror).to(device)))
 
 
 def _outputs(

@@ -346,7 +346,7 @@ USES: dict[str, dict] = {
 
 # Segmentation: composed scenes in place of GTA5 → Cityscapes; the paper's settings there (departure 23).
 SCENES = {
-    "toy": {"data": "toy-scenes", "batch": 4},
+    "toy": {"data": "toy-scenes", "batch": 4, "lr": 0.001},
     "mini": {
         "data": "scenes", "rendering": {"ground": "textures"}, "size": 128, "steps": 250,
         "batch": 8, "lr": 0.01, "warmup": 25, "evaluations": 2, "signals": True,
@@ -361,7 +361,7 @@ DEEPLAB = {"dense_head": "deeplab-v3", "sgd": "reference"}  # what CSG's rows ch
 # "segmentation_trials", and the base rate the largest within one standard error of the lowest loss; a test compares.
 WHOLE = {"guidance": 75.0, "mini": {"guidance": 0.1}, "toy": {"guidance": 0.1}}
 PATCHES = {"guidance": 75.0, "chunks": 8, "mini": {"guidance": 0.1, "chunks": 2}, "toy": {"guidance": 0.1}}
-TRIED_RATES, TRIED_WEIGHTS = (0.02, 0.01, 0.005, 0.002, 0.001), (0.1, 1.0, 10.0)
+TRIED_RATES, TRIED_WEIGHTS = (0.05, 0.02, 0.01, 0.005, 0.002), (0.1, 1.0, 10.0)
 CAP = {"cap": 9.0}  # of λ · KL, with a policy only
 
 # Self-training from several starts; the weights of both regularisers are the papers', the rest is not tuned

@@ -112,7 +112,8 @@ def centred(config: RunConfig) -> nn.Module:
     biases = [p for p in network.task_head.parameters() if p.shape == (len(target.classes),)]
     with torch.no_grad():
         for weight in (p for p in network.task_head.parameters() if p.dim() > 1):
-            weight.normal_(generator=generator)
+            scale = weight[0].numel() ** -0.5 if weight.dim() == 4 else 1.0  # many convolutions follow one another
+            weight.normal_(0, scale, generator=generator)
         logits = torch.cat([network(target[i][1][None])[0] for i in range(len(target))]).movedim(1, 0).flatten(1)
         biases[-1].sub_(logits.mean(1))
     return network
