@@ -361,7 +361,7 @@ DEEPLAB = {"dense_head": "deeplab-v3", "sgd": "reference"}  # what CSG's rows ch
 # "segmentation_trials", and the base rate the largest within one standard error of the lowest loss; a test compares.
 WHOLE = {"guidance": 75.0, "mini": {"guidance": 0.1}, "toy": {"guidance": 0.1}}
 PATCHES = {"guidance": 75.0, "chunks": 8, "mini": {"guidance": 0.1, "chunks": 2}, "toy": {"guidance": 0.1}}
-TRIED_RATES, TRIED_WEIGHTS = (0.05, 0.02, 0.01, 0.005, 0.002), (0.1, 1.0, 10.0)
+TRIED_RATES, TRIED_WEIGHTS = (0.1, 0.05, 0.02, 0.01, 0.005, 0.002), (0.1, 1.0, 10.0)
 CAP = {"cap": 9.0}  # of λ · KL, with a policy only
 
 # Self-training from several starts; the weights of both regularisers are the papers', the rest is not tuned
