@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from asg.controllers.learned import Policy, Spec, save_policy
-from asg_book.experiments import EPISODES, POLICIES, REPEATS, policy_config
+from asg_book.experiments import EPISODES, POLICIES, SEARCHES, policy_config
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "book")))  # asg and asg_book
@@ -62,7 +62,7 @@ def untrained_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             spec = Spec(meta.groups, meta.actions, meta.statistics, meta.normalised)
             policy = Policy(spec, torch.Generator().manual_seed(meta.seed))
             save_policy(policy, {}, folder / f"{profile}-{name}.safetensors")
-        for name in REPEATS:
+        for name in SEARCHES:
             trials = [{"ratios": {str(k): k / 10 for k in range(policy_config(name, profile).groups)}}]
             (folder / f"{profile}-{name}-search.json").write_text(json.dumps({"trials": trials}))
     return folder

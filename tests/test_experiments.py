@@ -97,10 +97,10 @@ def test_arms_start_from_the_same_network(tmp_path, monkeypatch, untrained_polic
 
 def test_sketches_and_renders_have_the_policies_of_cartoons_and_others_their_own():
     assert {policy_name(profile, "asg") for profile in ("cartoon", "sketch", "cad")} == {"cartoon-asg"}
-    assert [policy_name(profile, "l2o-1") for profile in ("toy", "mini", "paper")] == [
-        "toy-l2o-1",
-        "mini-l2o-1",
-        "paper-l2o-1",
+    assert [policy_name(profile, "asg-1") for profile in ("toy", "mini", "paper")] == [
+        "toy-asg-1",
+        "mini-asg-1",
+        "paper-asg-1",
     ]
 
 
@@ -132,9 +132,11 @@ def test_an_arms_runs_are_its_seeds_with_each_repeated_policy_of_its_profile(pro
 
 def test_policies_are_repeated_where_the_tables_stay():
     repeated = {e.id for e in EXPERIMENTS.values() if any(e.repeats(arm) for arm in e.arms)}
-    assert repeated == {"guidance", "comparison", "segmentation", "segmentation_resnet50", "segmentation_resnet101"}
-    assert get("segmentation").repeats("l2o") == REPEATS["l2o"] and get("segmentation").repeats("vanilla") == ()
-    assert [c.control.policy for c in get("policies").configs("mini", "asg", [0])] == ["mini-asg"]
+    resnets = {"segmentation_resnet50", "segmentation_resnet101"}
+    assert repeated == {"guidance", "policies", "comparison", "segmentation", *resnets}
+    assert get("segmentation").repeats("asg") == REPEATS["asg"]
+    assert get("segmentation").repeats("l2o") == get("segmentation").repeats("vanilla") == ()
+    assert [c.control.policy for c in get("rewards").configs("mini", "asg", [0])] == ["mini-asg"]
     assert get("policies").config("paper", "search", 0).control.policy == "paper-l2o-search"
 
 

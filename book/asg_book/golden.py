@@ -28,7 +28,7 @@ from asg.recipes import RECIPES, recipe_of, version
 from asg.replay import deviations
 from asg.trainers import self_training
 from asg.trainers.self_training import base_of
-from asg_book.experiments import EXPERIMENTS, POLICIES, PROFILES, REPEATS, Experiment, policy_config, policy_name
+from asg_book.experiments import EXPERIMENTS, POLICIES, PROFILES, SEARCHES, Experiment, policy_config, policy_name
 
 FILE = records.REPOSITORY / "tests" / "golden.json"
 NUMBERS = ("evaluations", "first_losses", "decisions")  # of a record; the rest says when and where it was made
@@ -68,7 +68,7 @@ def empty_workplace() -> Iterator[None]:
 
 
 def make_policies(names: Sequence[str]) -> dict[str, Golden]:
-    """Train toy policies, and search the rates of the repeated ones, where the runs of this process look for them."""
+    """Train toy policies, and search rates beside SEARCHES, where the runs of this process look for them."""
     made = {}
     for name in tqdm(names, desc="policies", unit="policy", leave=False):
         meta, path = policy_config(name, "toy"), policy_path(policy_name("toy", name))
@@ -77,7 +77,7 @@ def make_policies(names: Sequence[str]) -> dict[str, Golden]:
             policy, progress = reinforce.train_policy(meta, Path(folder), "cpu")
             save_policy(policy, records.card(meta, curve=progress.curve), path)
             numbers = {"curve": progress.curve}
-            if name in REPEATS:
+            if name in SEARCHES:
                 numbers["trials"] = reinforce.search_ratios(meta, Path(folder), "cpu")
                 search = policy_path(policy_name("toy", f"{name}-search"), ".json")
                 search.write_text(json.dumps({"trials": numbers["trials"]}))
