@@ -307,7 +307,7 @@ def test_meta_training_never_sees_a_photograph(workplace, monkeypatch):
 
 
 def test_an_episode_that_diverges_is_paid_the_worst_and_the_training_goes_on(workplace):
-    meta = policy_config("loss", "toy", {"episodes": 2})
+    meta = policy_config("asg", "toy", {"episodes": 2, "reward": "loss"})
     meta = meta.model_copy(update={"student": meta.student.model_copy(update={"lr": 1e30})})
     _, at = train_policy(meta, workplace.runs, "cpu")
     assert [p["held_task"] for p in at.curve] == [None, None]

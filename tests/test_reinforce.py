@@ -229,7 +229,7 @@ def gain(meta: MetaConfig, cost: Callable, repetitions: int = 40) -> tuple[float
     return stats.t.interval(0.95, repetitions - 1, statistics.fmean(saved), stats.sem(saved))
 
 
-META = policy_config("loss", "toy", {"episodes": 150, "lr": 0.02})
+META = policy_config("asg", "toy", {"episodes": 150, "lr": 0.02, "reward": "loss"})
 
 
 @pytest.mark.slow
