@@ -348,9 +348,9 @@ SCENES = {
 DEEPLAB = {"dense_head": "deeplab-v3", "sgd": "reference"}  # what CSG's rows change of these (departure 25)
 # The paper's λ for segmentation. On mini, λ is what analysis.best_kept chooses on held-out scenes from the records of
 # "segmentation_trials", and the base rate the largest within one standard error of the lowest loss; a test compares.
-WHOLE = {"guidance": 75.0, "mini": {"guidance": 0.1}, "toy": {"guidance": 0.1}}
-PATCHES = {"guidance": 75.0, "chunks": 8, "mini": {"guidance": 0.1, "chunks": 2}, "toy": {"guidance": 0.1}}
-TRIED_RATES, TRIED_WEIGHTS = (0.02, 0.01, 0.005, 0.002), (0.03, 0.1, 0.3, 1.0)  # at .05 guided training diverges
+WHOLE = {"guidance": 75.0, "mini": {"guidance": 0.03}, "toy": {"guidance": 0.1}}
+PATCHES = {"guidance": 75.0, "chunks": 8, "mini": {"guidance": 0.03, "chunks": 2}, "toy": {"guidance": 0.1}}
+TRIED_RATES, TRIED_WEIGHTS = (0.02, 0.01, 0.005, 0.002), (0.01, 0.03, 0.1, 0.3, 1.0)  # at .05 guided training diverges
 CAP = {"cap": 9.0}  # of λ · KL, with a policy only
 
 # Self-training from several starts; the weights of both regularisers are the papers', the rest is not tuned
