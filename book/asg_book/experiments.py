@@ -353,6 +353,12 @@ PATCHES = {"guidance": 75.0, "chunks": 8, "mini": {"guidance": 0.03, "chunks": 2
 TRIED_RATES, TRIED_WEIGHTS = (0.02, 0.01, 0.005, 0.002), (0.01, 0.03, 0.1, 0.3, 1.0)  # at .05 guided training diverges
 CAP = {"cap": 9.0}  # of λ · KL, with a policy only
 
+DIGITS = {
+    "mini": {
+        "data": "digits", "size": 64, "steps": 180, "warmup": 18, "lr": 0.002, "evaluations": 2, "signals": True,
+    },
+}  # fmt: skip
+
 # Self-training from several starts; the weights of both regularisers are the papers', the rest is not tuned
 # (departure 28).
 ADAPTATIONS: dict[str, dict | None] = {
@@ -699,17 +705,7 @@ EXPERIMENTS = {
             },
             seeds={"mini": (0, 1, 2)},
             differences=(("small_proxy", "small"), ("large_proxy", "large"), ("large", "small"), ("small", "frozen")),
-            common={
-                "mini": {
-                    "data": "digits",
-                    "size": 64,
-                    "steps": 180,
-                    "warmup": 18,
-                    "lr": 0.002,
-                    "evaluations": 2,
-                    "signals": True,
-                }
-            },
+            common=DIGITS,
         ),
     )
 }
