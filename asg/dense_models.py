@@ -202,7 +202,7 @@ class DeepLabV3Head(nn.Module):
         super().__init__()
         self.pyramid, self.classifier = ASPP(width, RATES, WIDTH), nn.Conv2d(WIDTH, classes, 1)
         self.pyramid.project[3] = Dropout(generator.initial_seed())  # torch's draws from the global generator
-        start(self, generator)
+        initialise(self, generator)
 
     def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         """Logits ``(N, C, *size)`` of the one map ``(N, D, h, w)``; one image alone has no statistics to train on."""
@@ -226,7 +226,7 @@ class PyramidHead(nn.Module):
         self.scores = nn.Sequential(
             nn.Conv2d(PYRAMID, PYRAMID, 3, padding=1), nn.ReLU(), nn.Conv2d(PYRAMID, classes, 1)
         )
-        start(self, generator)
+        initialise(self, generator)
 
     def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         """Logits ``(N, C, *size)`` of maps ``(N, D, ⌈H/32⌉, ⌈W/32⌉)``, then 16, then 8."""
@@ -236,7 +236,7 @@ class PyramidHead(nn.Module):
         return F.interpolate(self.scores(total), tuple(size), mode="bilinear")
 
 
-def start(head: nn.Module, generator: torch.Generator) -> None:
+def initialise(head: nn.Module, generator: torch.Generator) -> None:
     """Draw the convolutions of a head anew, as torch does by default, from ``generator``."""
     for layer in head.modules():
         if isinstance(layer, nn.Conv2d):

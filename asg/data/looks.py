@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,11 +15,10 @@ from PIL import Image, ImageFilter, ImageOps
 
 from asg import AsgError
 from asg.config import Synthetic
-from asg.data.images import Domains, ImageSet, fingerprint_of, subset
+from asg.data.images import Domains, Images, ImageSet, fingerprint_of, subset
 from asg.data.segmentation import SegmentationSet
 from asg.recipes import version
 
-AnySet = TypeVar("AnySet", ImageSet, SegmentationSet)
 # Look → what it makes of an RGB image.
 LOOKS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "grey": ImageOps.grayscale,
@@ -30,7 +28,7 @@ LOOKS: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-def with_look(images: AnySet, look: str) -> AnySet:
+def with_look(images: Images, look: str) -> Images:
     """The same images, or scenes, under one of LOOKS; labels, names and clusters stay."""
     return _changed(images, look, LOOKS[look])
 
@@ -49,7 +47,7 @@ def with_detail(images: ImageSet, pixels: int) -> ImageSet:
     return _changed(images, f"{pixels} pixels", coarse)
 
 
-def _changed(images: AnySet, name: str, *changes: Callable[[Image.Image], Image.Image]) -> AnySet:
+def _changed(images: Images, name: str, *changes: Callable[[Image.Image], Image.Image]) -> Images:
     """The images with ``changes`` in turn, image by image."""
 
     def change(i: int, image: np.ndarray) -> np.ndarray:

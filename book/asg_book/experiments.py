@@ -31,7 +31,7 @@ PROFILES: dict[str, dict] = {
     # Drawings → photos and CAD renders → photos on a CPU (departure 31): length and base rate are what the rule
     # chooses from the records of "trials" (tests/test_choices.py compares).
     "cartoon": {**LAPTOP, "profile": "cartoon", "data": "pacs-cartoon", "steps": 200, "warmup": 20},
-    "sketch": {**LAPTOP, "profile": "sketch", "data": "pacs-sketch"},
+    "sketch": {**LAPTOP, "profile": "sketch", "data": "pacs-sketch", "steps": 200, "warmup": 20, "lr": 0.03},
     "cad": {**LAPTOP, "profile": "cad", "data": "cad"},
     # The paper's VisDA-17 settings (section 4.1) are the defaults of RunConfig.
     "paper": {

@@ -104,7 +104,7 @@ def signals(cases: Mapping[str, tuple[Case, Mapping[str, Records]]]) -> pd.DataF
         for signal, measure in SIGNALS.items():
             try:
                 rows[name][signal] = measure(*runs)
-            except KeyError:  # scenes have no looks, a benchmark without class mapping no accuracy through it
+            except KeyError:  # scenes have no label each, a benchmark without class mapping no accuracy through it
                 rows[name][signal] = np.nan
     return pd.DataFrame(rows, list(SIGNALS)).T
 
