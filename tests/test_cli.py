@@ -156,10 +156,10 @@ def test_run_trains_an_arm_with_each_repeated_policy_and_says_which(workplace, u
 
 
 def test_reproduce_says_which_policy_is_not_trained(workplace, untrained_policies, capsys) -> None:
-    (untrained_policies / "toy-loss.safetensors").unlink()
-    config = get("rewards").config("toy", "loss", 0)
-    assert records.find(config) is None and not train_missing("rewards", "loss", config)
-    assert "toy-loss.safetensors is missing: `asg policy train` makes one" in capsys.readouterr().err
+    (untrained_policies / "toy-looks.safetensors").unlink()
+    config = get("rewards").config("toy", "looks", 0)
+    assert records.find(config) is None and not train_missing("rewards", "looks", config)
+    assert "toy-looks.safetensors is missing: `asg policy train` makes one" in capsys.readouterr().err
 
 
 def test_what_the_user_can_mend_is_one_sentence(monkeypatch: pytest.MonkeyPatch, workplace) -> None:

@@ -137,7 +137,7 @@ def tiny(side: int, seed: int = 0) -> DenseStudent:
         stages.add_module(name, stage)
         width = wider
     kept = nn.Sequential(nn.Linear(6 * side**2, 7), nn.Tanh(), nn.Linear(7, 9))
-    head = FCNHead((6, 5, 4), (1.0, 0.01, 0.0001), 3, trained=True)
+    head = FCNHead((6, 5, 4), (1.0, 0.01, 0.0001), 3)
     student = DenseStudent(stages, ("c", "b", "a"), "c", kept, side, head, ((0.5,) * 3, (0.25,) * 3)).double()
     for parameter in (*stages.parameters(), *kept.parameters()):
         nn.init.normal_(parameter, 0.0, 0.5, generator=generator)

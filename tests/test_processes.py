@@ -141,7 +141,7 @@ def test_two_processes_end_with_the_numbers_of_one(workplace, tmp_path, arms, mo
         assert (first["processes"], alone["processes"]) == (2, 1)
         assert len(curve(first)) > 1 and all("kl" in losses for losses in curve(first))
         for ours, theirs in zip(curve(first), curve(alone), strict=True):
-            assert ours == pytest.approx(theirs, abs=1e-5, rel=0), arm
+            assert ours == pytest.approx(theirs, abs=1e-4, rel=0), arm  # sums in another order: golden runs' tolerance
         assert first.get("decisions") == alone.get("decisions")
         for name in ("validation", "agreement", "predicted", "per_class", "labelled", "pseudo", "thresholds"):
             assert first["final"].get(name) == pytest.approx(alone["final"].get(name), abs=1e-5), (arm, name)
