@@ -299,11 +299,11 @@ def best_kept(trials: Sequence[Sequence[dict]]) -> int:
 def shortest(trials: Mapping[tuple[int, float], Sequence[dict]]) -> tuple[int, float]:
     """Length and base rate of plain training, from its trials: (steps, rate) → records (departure 22).
 
-    Of those that are :func:`as_good`, the fewest steps, and then the largest rate.
+    Of those that are :func:`as_good`, the fewest steps, and then the lowest loss on held-out synthetic images.
     """
     tried = list(trials)
     good = [tried[k] for k in as_good(list(trials.values()))]
-    return min(good, key=lambda trial: (trial[0], -trial[1]))
+    return min(good, key=lambda trial: (trial[0], mean_final(trials[trial], "validation_loss")))
 
 
 def mean_final(records: Sequence[dict], metric: str) -> float:
