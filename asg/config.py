@@ -83,6 +83,16 @@ class Regulariser(BaseModel):
     strength: float = Field(gt=0, description="Weight of the penalty in the loss.")
 
 
+class Average(BaseModel):
+    """Which average over the iterates of a training is evaluated, in place of the last one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    kind: Literal["ema", "swa"] = Field(description="Exponential, or equal weights from some step on.")
+    decay: float = Field(0.99, gt=0, lt=1, description="Weight of the average so far at each step (ema).")
+    after: float = Field(0.5, ge=0, lt=1, description="Share of the steps after which iterates count (swa).")
+
+
 class Adaptation(BaseModel):
     """Self-training on unlabelled target images, after the training that the other settings describe (departure 28)."""
 
@@ -154,6 +164,13 @@ class RunConfig(BaseModel):
     crop: int | None = Field(None, ge=32, description="Side of random crops in segmentation; None: whole images.")
     warmup: int = Field(100, ge=1, description="Steps of quadratic warm-up.")
     control: Control | None = Field(None, strict=False, description="A policy in place of the hand-tuned schedule.")
+    head_first: float | None = Field(
+        None, gt=0, lt=1, description="Share of the steps that train the head alone; None: none (hand-tuned rates)."
+    )
+    average: Average | None = Field(None, strict=False, description="An average over the iterates; None: the last.")
+    interpolate: float | None = Field(
+        None, ge=0, le=1, description="How far from ImageNet's to the trained backbone weights; None: all the way."
+    )
     adapt: Adaptation | None = Field(None, strict=False, description="Self-training after this training.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
     weight_decay: float = Field(5e-4, ge=0, description="Weight decay of SGD.")
@@ -174,6 +191,8 @@ class RunConfig(BaseModel):
     def _length(self) -> RunConfig:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of steps and epochs")
+        if self.head_first and self.control:
+            raise ValueError("head_first belongs to the hand-tuned rates: leave control or head_first out")
         if self.data == "folder" and not self.source:
             raise ValueError("data = folder needs source, a folder with one sub-folder of images per class")
         if self.data != "gta5" and self.source_list:

@@ -30,6 +30,10 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "ewc": ("as first recorded",),
     "si": ("as first recorded",),
     "signals": ("as first recorded",),
+    # after or instead of training
+    "head-first": ("as first recorded",),
+    "average": ("as first recorded",),
+    "interpolation": ("as first recorded",),
     # readers
     "toy": ("as first recorded",),
     "mini": ("as first recorded",),
@@ -63,6 +67,12 @@ def parts_of(config: RunConfig) -> tuple[str, ...]:
         parts.append("dense" if dense else "teacher")
     if config.regulariser:
         parts.append(config.regulariser.kind)
+    if config.head_first:
+        parts.append("head-first")
+    if config.average:
+        parts.append("average")
+    if config.interpolate is not None:
+        parts.append("interpolation")
     if config.signals:
         parts.append("signals")
     if config.adapt:

@@ -8,8 +8,7 @@ from tempfile import TemporaryDirectory
 
 from asg import records
 from asg.config import make_config
-from asg.run import trained
-from asg.trainers import self_training
+from asg.run import training
 from asg.trainers.loop import FIRST
 
 TOLERANCE = 1e-4  # relative: another processor moves the last bits
@@ -42,17 +41,12 @@ def deviations(expected: object, given: object, tolerance: float = TOLERANCE, wh
 def replay(record: dict, device: str | None = None) -> list[str]:
     """What today's code gives otherwise than ``record`` in its first evaluation and first steps; empty: nothing.
 
-    Losses and other continuous numbers may differ by ``TOLERANCE``, shares of images by ``SHARE``. A self-training is
-    repeated from the network of the training before it, which is trained anew where it is not kept.
+    Losses and other continuous numbers may differ by ``TOLERANCE``, shares of images by ``SHARE``. A self-training or
+    interpolation is repeated from the network of the training before it, which is trained anew where it is not kept.
     """
     config = make_config(record["config"])
-    task = self_training.base_of(config)
     with TemporaryDirectory() as folder:
-        if config.adapt:
-            start = trained(config.model_copy(update={"adapt": None}), device)
-            result, _ = self_training.train(config, Path(folder), start, device, stop=FIRST)
-        else:
-            result, _ = task.train(config, Path(folder), device, stop=FIRST)
+        result, _ = training(config, Path(folder), device, stop=FIRST)
     before, now = record["evaluations"][0], result["evaluations"][0]
     lines = [
         f"{name} is {now.get(name)}, was {before[name]}"

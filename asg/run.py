@@ -17,7 +17,7 @@ from asg.config import RunConfig
 from asg.data import read_domains
 from asg.data.images import make_folder
 from asg.recipes import recipe_of
-from asg.trainers import self_training
+from asg.trainers import interpolation, self_training
 from asg.trainers.loop import make_accelerator
 
 On = Callable[[dict], None]  # is told of every evaluation
@@ -88,6 +88,28 @@ def read_network(config: RunConfig, path: Path) -> nn.Module:
     return network
 
 
+def training(
+    config: RunConfig,
+    folder: Path,
+    device: str | None = None,
+    on_evaluation: On = lambda _: None,
+    stop: int | None = None,
+) -> tuple[dict, nn.Module]:
+    """Result and network of a run in ``folder``, which keeps no record; what comes before it is :func:`trained`.
+
+    Self-training starts from the training without it, and interpolation ends where one has ended. With ``stop`` a
+    training, or a round, ends after that many steps.
+    """
+    base = self_training.base_of(config)
+    if config.adapt:
+        start = trained(config.model_copy(update={"adapt": None}), device)
+        return self_training.train(config, folder, start, device, on_evaluation, stop)
+    if config.interpolate is not None:
+        end = trained(config.model_copy(update={"interpolate": None}), device)
+        return interpolation.train(config, base, end, device)
+    return base.train(config, folder, device, on_evaluation, stop)
+
+
 def _train(
     config: RunConfig,
     held: AbstractContextManager[Path],
@@ -113,11 +135,7 @@ def _train(
             return found
         if fresh:
             processes.once(lambda: forget(folder))
-        if config.adapt:
-            start = trained(config.model_copy(update={"adapt": None}), device)
-            result, network = self_training.train(config, folder, start, device, on_evaluation)
-        else:
-            result, network = self_training.base_of(config).train(config, folder, device, on_evaluation)
+        result, network = training(config, folder, device, on_evaluation)
 
         def keep() -> dict:
             record = {

@@ -17,7 +17,14 @@ from asg_book.experiments import PROFILES
 
 CLOCK = ("seconds", "seconds_preparing", "peak_memory_mb", "finished")
 PER_EPOCH = 48 // 8  # the toy data and batch
-ARMS = {"plain": {"guidance": 0.0}, "guided": {"guidance": 0.1}, "momentum of torch": {"guidance": 0.1, "sgd": "torch"}}
+ARMS = {
+    "plain": {"guidance": 0.0},
+    "guided": {"guidance": 0.1},
+    "momentum of torch": {"guidance": 0.1, "sgd": "torch"},
+    "moving average": {"average": {"kind": "ema", "decay": 0.5}},
+    "mean of the end": {"average": {"kind": "swa", "after": 0.4}},
+    "head first": {"head_first": 0.5},
+}
 
 
 def toy(**overrides: object) -> RunConfig:

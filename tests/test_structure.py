@@ -42,7 +42,7 @@ LEVELS = [
     ["asg.trainers.loop", "asg.trainers.frozen"],
     ["asg.trainers.task", "asg.trainers.regularisers"],
     ["asg.trainers.classification", "asg.trainers.segmentation"],
-    ["asg.trainers.self_training"],
+    ["asg.trainers.self_training", "asg.trainers.interpolation"],
     ["asg.reinforce"],
     ["asg.records"],
     ["asg.run"],

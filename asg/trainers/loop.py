@@ -18,6 +18,7 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState
 from accelerate.utils import patch_environment
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from tqdm import tqdm
 
@@ -83,6 +84,19 @@ def make_optimiser(config: RunConfig, groups: dict[str, list[nn.Parameter]]) -> 
     return kind(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
 
 
+def make_average(config: RunConfig, network: nn.Module) -> AveragedModel | None:
+    r"""The average that ``config.average`` names, over all weights; None: the last iterate is evaluated.
+
+    ``ema``: :math:`\bar\theta \leftarrow d\,\bar\theta + (1 - d)\,\theta` after every step, from the first iterate on;
+    ``swa`` (Izmailov et al. 2018): the mean of the iterates after a share of the steps (departure 35).
+    """
+    if config.average is None:
+        return None
+    if config.average.kind == "ema":
+        return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.average.decay))
+    return AveragedModel(network)
+
+
 def evaluation_steps(total: int, count: int) -> set[int]:
     """Step 0, then ``count`` evenly spaced steps; the last is ``total``."""
     return {0, *(math.ceil(total * k / count) for k in range(1, count + 1))}
@@ -101,6 +115,15 @@ def save_checkpoint(path: Path, at: Progress, parts: dict) -> None:
             f"The checkpoint {path} cannot be written ({str(error).splitlines()[0]}): free some space and run the "
             "same command again; it goes on from the last checkpoint."
         ) from None
+
+
+def raise_diverged(config: RunConfig, step: int, folder: Path | None = None) -> NoReturn:
+    """Raise :class:`Diverged` with what to do; ``folder`` holds the last good checkpoint, if there is one."""
+    kept = f"; the last good checkpoint is in {folder}" if folder else ""
+    raise Diverged(
+        f"The training diverged (a loss, weight or result is not finite) by step {step}: lower lr ({config.lr:g}) or "
+        f"guidance ({config.guidance:g}), or lengthen warmup ({config.warmup}){kept}."
+    )
 
 
 def is_finite(numbers: object) -> bool:
@@ -163,39 +186,46 @@ def fit(
     bare = accelerator.unwrap_model(network)
     if saved is not None and "scaler" in saved and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(saved["scaler"])
-    parts = {"network": bare, "optimiser": optimiser, "controller": controller, "scaler": accelerator.scaler}
+    average = make_average(config, bare)
+    if saved is not None and average is not None:
+        average.load_state_dict(saved["average"])
+    averaged_from = math.floor(total * config.average.after) if average and config.average.kind == "swa" else 0
+    parts = {
+        "network": bare,
+        "optimiser": optimiser,
+        "controller": controller,
+        "scaler": accelerator.scaler,
+        "average": average,
+    }
 
     when = evaluation_steps(total, config.evaluations)
     sums: dict[str, Tensor] = {k: torch.tensor(v, device=accelerator.device) for k, v in at.window.items()}
     began, saved_at = time.monotonic() - at.seconds, time.monotonic()
-
-    def diverged() -> NoReturn:
-        raise Diverged(
-            f"The training diverged (a loss, weight or result is not finite) by step {at.step}: lower lr "
-            f"({config.lr:g}) or guidance ({config.guidance:g}), or lengthen warmup ({config.warmup}); "
-            f"the last good checkpoint is in {folder}."
-        )
 
     def look(checkpoint: bool) -> None:
         nonlocal saved_at
         at.window = {k: float(v) for k, v in sums.items()}
         norms = torch.stack(torch._foreach_norm([p.detach() for p in bare.parameters()]))
         if not (is_finite(at.window) and bool(norms.isfinite().all())):
-            diverged()
+            raise_diverged(config, at.step, folder)
         at.seconds = time.monotonic() - began
         if checkpoint and accelerator.is_main_process:
             save_checkpoint(path, at, parts)
             saved_at = time.monotonic()
 
+    def judged() -> nn.Module:
+        """What is evaluated, and what a run ends with."""
+        return average.module if average is not None and average.n_averaged else bare
+
     def take_stock() -> None:
         look(checkpoint=False)
         means = {k: v / at.window_steps for k, v in at.window.items()}
         measure = final if final and at.step == total else evaluate
-        numbers = {"step": at.step, **{f"train_{k}": v for k, v in means.items()}, **measure(bare.eval())}
+        numbers = {"step": at.step, **{f"train_{k}": v for k, v in means.items()}, **measure(judged().eval())}
         bare.train()
         numbers = processes.gathered(numbers)[0]  # the last bits may differ between devices, what is decided must not
         if not is_finite(numbers):
-            diverged()
+            raise_diverged(config, at.step, folder)
         at.evaluations.append(numbers)
         sums.clear()
         at.window_steps = 0
@@ -216,6 +246,8 @@ def fit(
         optimiser.zero_grad()
         accelerator.backward(losses["total"])
         optimiser.step()
+        if average is not None and at.step >= averaged_from:
+            average.update_parameters(bare)
         losses = accelerator.reduce({name: value.detach() for name, value in losses.items()}, "mean")
         controller.observe(at.step, losses)
         if at.step < FIRST:
@@ -230,4 +262,6 @@ def fit(
         elif at.step % CHECK == 0:
             look(checkpoint=time.monotonic() - saved_at > CHECKPOINT_SECONDS)
     bare.eval()
+    if judged() is not bare:
+        bare.load_state_dict(judged().state_dict())
     return at

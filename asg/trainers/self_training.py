@@ -35,6 +35,8 @@ from asg.pseudo_labels import (
 from asg.trainers import classification, segmentation
 from asg.trainers.task import Task, conduct
 
+OF_THE_START = ("regulariser", "head_first", "average", "interpolate")  # fields of the training before the rounds
+
 
 def base_of(config: RunConfig) -> ModuleType:
     """The trainer whose network is adapted."""
@@ -181,7 +183,7 @@ def round_config(config: RunConfig, number: int, steps: int) -> RunConfig:
     how = config.adapt
     length = {"steps": max(1, round(how.length * steps)), "warmup": max(1, round(how.length * config.warmup))}
     rates = {"lr": how.rate * config.lr, "backbone_factor": how.backbone_factor, "control": None}
-    rest = {"epochs": None, "evaluations": 1, "guidance": 0.0, "regulariser": None}
+    rest = {"epochs": None, "evaluations": 1, "guidance": 0.0, **dict.fromkeys(OF_THE_START)}
     return config.model_copy(update={**length, **rates, **rest, "seed": config.seed + 1000 * (number + 1)})
 
 

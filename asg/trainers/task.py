@@ -18,7 +18,7 @@ from torch.utils.data import BatchSampler, Dataset
 from asg.config import RunConfig
 from asg.controllers import make_controller
 from asg.data.images import StepSampler
-from asg.trainers.loop import fit, make_accelerator
+from asg.trainers.loop import Progress, fit, make_accelerator
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,11 @@ def conduct(
             config, task.network, task.groups, task.images, task.objective, task.evaluate, controller,
             folder, accelerator, on_evaluation, task.batches, task.final, stop,
         )  # fmt: skip
+    return {**result_of(task, done, accelerator, prepared), **controller.report()}, task.network
+
+
+def result_of(task: Task, done: Progress, accelerator: Accelerator, prepared: float) -> dict:
+    """What a record says of a run that is ``done``, after ``prepared`` seconds of preparation."""
     for evaluation in done.evaluations[:-1]:
         for name in task.bulky:
             evaluation.pop(name, None)
@@ -82,7 +87,7 @@ def conduct(
     seen = [e for e in done.evaluations[1:] or done.evaluations if task.metric in e]
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     peak = torch.cuda.max_memory_allocated(accelerator.device) / 2**20 if on_cuda else kilobytes / 1024
-    result = {
+    return {
         "first_losses": done.first_losses,
         "evaluations": done.evaluations,
         "final": done.evaluations[-1],
@@ -94,6 +99,4 @@ def conduct(
         "peak_memory_mb": round(peak),
         "device": torch.cuda.get_device_name(accelerator.device) if on_cuda else accelerator.device.type,
         "processes": accelerator.num_processes,
-        **controller.report(),
     }
-    return result, task.network
