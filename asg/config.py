@@ -63,7 +63,7 @@ class Control(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    kind: Literal["learned", "random", "random once", "fixed"] = Field(description="Who decides.")
+    kind: Literal["learned", "random", "random once", "fixed", "auto-rgn"] = Field(description="Who decides.")
     policy: str | None = Field(None, description="Name in policies/ or .safetensors file (kind = learned).")
     ratios: tuple[float, ...] | None = Field(None, strict=False, description="One a group (kind = fixed).")
     groups: int = Field(7, ge=1, description="Rates to set (kind = random); a policy brings its own number.")

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from asg import AsgError, records
 from asg.config import RunConfig
-from asg.controllers import make_controller
+from asg.controllers import make_controller, rate_groups
 from asg.data import SEGMENTATION, data_root, read_domains, street, unlabelled, visda
 from asg.data.images import StepSampler, total_steps
 from asg.dense_models import DenseStudent
@@ -128,7 +128,8 @@ def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
     steps = len(StepSampler(train, config.batch, config.seed, 0, total_steps(config, train)))
     task, dense = base_of(config), config.data in SEGMENTATION
     student = task.build(config.model_copy(update={"weights": "random"}), classes).to("meta")
-    controller = make_controller(planned(config), layer_groups(student), train)  # says where a policy does not fit
+    shared = rate_groups(planned(config), student, layer_groups(student))
+    controller = make_controller(planned(config), shared, train)  # says where a policy does not fit
     groups = {name: sum(p.numel() for p in group) for name, group in layer_groups(student).items()}
     try:
         activations, forward, both = measure(student, config)

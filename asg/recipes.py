@@ -22,6 +22,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     # who sets the rates
     "hand-tuned": ("as first recorded",),
     "windows": ("as first recorded", "windows, start and averaged progress as the reference has them"),
+    "auto-rgn": ("as first recorded",),
     # what keeps knowledge
     "teacher": ("as first recorded",),
     "features": ("as first recorded",),
@@ -60,7 +61,8 @@ def parts_of(config: RunConfig) -> tuple[str, ...]:
     """The parts that make the numbers of a run."""
     dense = config.data in SEGMENTATION
     parts = ["segmentation" if dense else "classification", config.data]
-    parts.append("windows" if config.control else "hand-tuned")
+    kind = config.control.kind if config.control else "hand-tuned"
+    parts.append(kind if kind in RECIPES else "windows")
     if config.synthetic:
         parts.append("looks")
     if config.guidance:

@@ -24,6 +24,7 @@ ARMS = {
     "moving average": {"average": {"kind": "ema", "decay": 0.5}},
     "mean of the end": {"average": {"kind": "swa", "after": 0.4}},
     "head first": {"head_first": 0.5},
+    "relative gradients": {"control": {"kind": "auto-rgn", "schedule": True}},
 }
 
 

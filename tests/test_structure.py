@@ -33,7 +33,7 @@ LEVELS = [
     ["asg.losses", "asg.dense_losses", "asg.metrics", "asg.dense_metrics", "asg.controllers.hand_tuned"],
     ["asg.signals"],
     ["asg.pseudo_labels"],
-    ["asg.controllers.windows"],
+    ["asg.controllers.windows", "asg.controllers.gradients"],
     ["asg.controllers.chance", "asg.controllers.learned"],
     ["asg.controllers"],
     ["asg.models", "asg.dense_models"],

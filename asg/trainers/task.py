@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, Dataset
 
 from asg.config import RunConfig
-from asg.controllers import make_controller
+from asg.controllers import make_controller, rate_groups
 from asg.data.images import StepSampler
 from asg.trainers.loop import Progress, fit, make_accelerator
 
@@ -70,9 +70,10 @@ def conduct(
         began = time.monotonic()
         task = prepare(config, accelerator)
         prepared = time.monotonic() - began
-        controller = make_controller(config, task.groups, len(task.images))
+        groups = rate_groups(config, task.network, task.groups)
+        controller = make_controller(config, groups, len(task.images))
         done = fit(
-            config, task.network, task.groups, task.images, task.objective, task.evaluate, controller,
+            config, task.network, groups, task.images, task.objective, task.evaluate, controller,
             folder, accelerator, on_evaluation, task.batches, task.final, stop,
         )  # fmt: skip
     return {**result_of(task, done, accelerator, prepared), **controller.report()}, task.network
