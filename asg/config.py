@@ -83,6 +83,19 @@ class Regulariser(BaseModel):
     strength: float = Field(gt=0, description="Weight of the penalty in the loss.")
 
 
+class Augment(BaseModel):
+    """How synthetic images are changed, anew in every step; the photographs and held-out images stay."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    kind: Literal["pasta", "randaugment"] = Field(description="Amplitudes of the spectrum, or random operations.")
+    alpha: float = Field(3.0, ge=0, description="PASTA: how much more the highest frequencies vary,")
+    k: float = Field(2.0, gt=0, description="the power of that growth,")
+    beta: float = Field(0.25, ge=0, description="and how much all of them vary.")
+    operations: int = Field(2, ge=1, description="RandAugment: operations an image,")
+    magnitude: int = Field(9, ge=0, le=30, description="and their strength, of 30.")
+
+
 class Average(BaseModel):
     """Which average over the iterates of a training is evaluated, in place of the last one."""
 
@@ -164,6 +177,7 @@ class RunConfig(BaseModel):
     crop: int | None = Field(None, ge=32, description="Side of random crops in segmentation; None: whole images.")
     warmup: int = Field(100, ge=1, description="Steps of quadratic warm-up.")
     control: Control | None = Field(None, strict=False, description="A policy in place of the hand-tuned schedule.")
+    augment: Augment | None = Field(None, strict=False, description="Changes of the training images; None: none.")
     head_first: float | None = Field(
         None, gt=0, lt=1, description="Share of the steps that train the head alone; None: none (hand-tuned rates)."
     )

@@ -95,7 +95,7 @@ def measure(student: Student | DenseStudent, config: RunConfig) -> tuple[int, in
         objective = segmentation.make_objective(config, student, outputs if outputs is None else lambda *_: outputs)
     else:
         labels = torch.zeros(n, dtype=torch.long, device=device)
-        objective = classification.make_objective(config, outputs)
+        objective = classification.make_objective(config, outputs if outputs is None else lambda *_: outputs)
     with FlopCounterMode(display=False) as counter, saved_tensors_hooks(note, lambda tensor: tensor):
         loss = objective(student, torch.arange(n, device=device), x, labels)["total"]
         forward = counter.get_total_flops()
@@ -139,8 +139,9 @@ def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
     trained = 4 * sum(groups.values()) if steps else 0  # float32
     activations = activations // (1 if config.precision == "no" else 2) if steps else 0
     evaluations, outputs = len(evaluation_steps(steps, config.evaluations)), 4 * imagenet_classes(student)
-    taught, seen = train if config.guidance and not config.crop else 0, held_out + photos
-    live = steps * config.batch if config.guidance and config.crop else 0  # images of a teacher that sees each crop
+    changed = bool(config.crop or config.augment)  # other pixels in every step
+    taught, seen = train if config.guidance and not changed else 0, held_out + photos
+    live = steps * config.batch if config.guidance and changed else 0  # images of a teacher that sees each crop
     full = math.prod(segmentation.WINDOW) / config.crop**2 if config.data == "gta5" else 1  # of what a step sees
     each = full * (2 * seen if dense else seen + photos)  # kept answers beside the task's, or mirrored photos
     kept, one, second = 0 if dense or config.data == "toy" else train + seen, forward / config.batch, tflops * 1e12

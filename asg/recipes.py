@@ -32,6 +32,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "si": ("as first recorded",),
     "signals": ("as first recorded",),
     # after or instead of training
+    "pasta": ("as first recorded",),
+    "randaugment": ("as first recorded",),
     "head-first": ("as first recorded",),
     "average": ("as first recorded",),
     "interpolation": ("as first recorded",),
@@ -69,6 +71,8 @@ def parts_of(config: RunConfig) -> tuple[str, ...]:
         parts.append("dense" if dense else "teacher")
     if config.regulariser:
         parts.append(config.regulariser.kind)
+    if config.augment:
+        parts.append(config.augment.kind)
     if config.head_first:
         parts.append("head-first")
     if config.average:

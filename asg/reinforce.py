@@ -269,9 +269,10 @@ class Episodes:
         first = build(student, len(self.domains.source.classes)).to(self.device)
         self.held_teacher = frozen.log_probabilities(first, self.held, self.device)
         self.teacher = None
+        if student.augment:
+            raise AsgError("Episodes see images as they are: leave augment out of the student's settings.")
         if student.guidance:
-            outputs = frozen.log_probabilities(first, self.domains.source, self.device)
-            self.teacher = outputs.to(self.device)
+            self.teacher = frozen.batch_answers(first, self.domains.source, self.device)
 
     def run(self, seed: int, make: Callable[[RunConfig, dict, Probe], Controller]) -> tuple[Controller, dict]:
         """One episode: its controller, made by ``make(config, groups, probe)``, and how it ended.

@@ -36,7 +36,7 @@ def main() -> None:
     domains = load_domains(plain)
     device = torch.device("cpu")
     torch.set_num_threads(guided.threads)  # those of the runs, so that their file of outputs serves
-    teacher = untouched.log_probabilities(build(guided, 12), domains.source, device)
+    teacher = untouched.batch_answers(build(guided, 12), domains.source, device)
     torch.set_num_threads(2)
 
     def stepper(
@@ -74,7 +74,7 @@ def main() -> None:
             loss.backward()
             optimiser.step()
             if cached:
-                controller.observe({name: value.detach() for name, value in losses.items()})
+                controller.observe(number, {name: value.detach() for name, value in losses.items()})
 
         return step
 

@@ -40,6 +40,7 @@ OTHER = {
     "warmup": {"warmup": 50},
     "momentum": {"momentum": 0.5},
     "control": {"control": {"kind": "random"}},
+    "augment": {"augment": {"kind": "pasta"}},
     "head_first": {"head_first": 0.5},
     "average": {"average": {"kind": "swa"}},
     "interpolate": {"interpolate": 0.5},

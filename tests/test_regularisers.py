@@ -107,14 +107,14 @@ def test_a_penalty_is_zero_at_the_start_and_its_strength_multiplies_it(workplace
     penalties = [make_penalty(c, student, images, CPU) for c in (config, toy(kind, 1.5))]
     indices = torch.arange(8)
     x = images.batch(indices)
-    before = penalties[0](indices, student(x)[2])
+    before = penalties[0](indices, x, student(x)[2])
     assert before.item() == pytest.approx(0.0, abs=1e-9)
     with torch.no_grad():
         for p in backbone(student):
             p.mul_(1.1)
         for p in student.task_head.parameters():
             p.mul_(3.0)  # the head may move for nothing
-    one, three = (penalty(indices, student(x)[2]) for penalty in penalties)
+    one, three = (penalty(indices, x, student(x)[2]) for penalty in penalties)
     assert one.item() > 0 and three.item() == pytest.approx(3 * one.item(), rel=1e-5)
     one.backward()
     assert all(p.grad is None for p in student.task_head.parameters())
@@ -132,7 +132,7 @@ def test_the_gradient_is_strength_times_importance_times_the_displacement(workpl
     with torch.no_grad():
         for k, p in enumerate(weights):
             p.add_(0.01 * (k + 1))
-    penalty(torch.arange(2), torch.zeros(2, 1)).backward()
+    penalty(torch.arange(2), torch.zeros(2, 3, 8, 8), torch.zeros(2, 1)).backward()
     for p, q, i in zip(weights, start, importance, strict=True):
         torch.testing.assert_close(p.grad, 0.5 * i * (p.detach() - q), rtol=1e-4, atol=1e-7)
 

@@ -23,6 +23,7 @@ ARMS = {
     "momentum of torch": {"guidance": 0.1, "sgd": "torch"},
     "moving average": {"average": {"kind": "ema", "decay": 0.5}},
     "mean of the end": {"average": {"kind": "swa", "after": 0.4}},
+    "augmented": {"guidance": 0.1, "augment": {"kind": "pasta"}},
     "head first": {"head_first": 0.5},
     "relative gradients": {"control": {"kind": "auto-rgn", "schedule": True}},
 }

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import DataLoader
 
-from asg.data.images import UNLABELLED, StepSampler
-from asg.data.segmentation import PADDING, Augmentation, Draws, SegmentationDomains, SegmentationSet, nearest
+from asg.data.images import UNLABELLED, Draws, StepSampler
+from asg.data.segmentation import PADDING, Augmentation, SegmentationDomains, SegmentationSet, nearest
 
 HEIGHT, WIDTH = 22, 30  # no pixel of a scaled image lies half-way between two, where nearest is a matter of taste
 

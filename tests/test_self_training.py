@@ -17,8 +17,7 @@ from asg import AsgError
 from asg.cli import adapt
 from asg.config import RunConfig, make_config
 from asg.data import load_domains, read_domains, unlabelled, with_truth
-from asg.data.images import UNLABELLED, Domains, ImageSet, StepSampler
-from asg.data.segmentation import Draws
+from asg.data.images import UNLABELLED, Domains, Draws, ImageSet, StepSampler
 from asg.models import load_model
 from asg.own import model_of
 from asg.pseudo_labels import class_thresholds, hard_labels, mrkld, soft_labels

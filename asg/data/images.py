@@ -30,7 +30,8 @@ class ImageSet(Dataset):
     ``decode(i)`` gives uint8 ``(H, W, 3)``; ``labels`` is ``(N,)`` over ``classes``; ``imagenet``
     is ``(N,)`` with the ImageNet class of each image or ``UNLABELLED``; ``names`` say which file an
     image came from; ``cluster`` is ``(N,)`` with the number of the design (model, font) that an image
-    shows, None where each shows its own; ``fingerprint`` changes whenever a pixel or label could.
+    shows, None where each shows its own; ``fingerprint`` changes whenever a pixel or label could; the augmentation,
+    which the configuration describes, is not part of it.
     """
 
     decode: Callable[[int], np.ndarray]
@@ -40,13 +41,18 @@ class ImageSet(Dataset):
     fingerprint: str
     imagenet: torch.Tensor | None = None
     cluster: torch.Tensor | None = None
+    augmentation: Callable[[np.ndarray, int, int], np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[int, torch.Tensor, torch.Tensor]:
-        image = torch.from_numpy(np.array(self.decode(index)))  # (H, W, 3)
-        return index, image.permute(2, 0, 1), self.labels[index]  # (3, H, W)
+    def __getitem__(self, at: int | tuple[int, int]) -> tuple[int, torch.Tensor, torch.Tensor]:
+        """Index, image uint8 ``(3, H, W)``, label; at ``(index, draw)`` augmented, if there is how."""
+        index, draw = at if isinstance(at, tuple) else (at, None)
+        image = self.decode(index)
+        if draw is not None and self.augmentation is not None:
+            image = self.augmentation(image, draw, index)
+        return index, torch.from_numpy(np.array(image)).permute(2, 0, 1), self.labels[index]  # (H, W, 3) → (3, H, W)
 
     def batch(self, indices: Sequence[int]) -> torch.Tensor:
         """Images ``indices`` as uint8 ``(len(indices), 3, H, W)``."""
@@ -221,6 +227,17 @@ class StepSampler(BatchSampler):
                 order = torch.randperm(self.images, generator=generator).tolist()
             first = (step % per_epoch) * self.batch_size
             yield order[first : first + self.batch_size]
+
+
+class Draws(StepSampler):
+    """The batches of :class:`StepSampler` as pairs (index, step).
+
+    An image is augmented by its step, so that a resumed run sees the images of the uninterrupted one.
+    """
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step, batch in enumerate(super().__iter__(), self.start):
+            yield [(index, step) for index in batch]
 
 
 def fingerprint_of(*parts: object) -> str:

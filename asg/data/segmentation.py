@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from asg.data.images import UNLABELLED, StepSampler, fingerprint_of
+from asg.data.images import UNLABELLED, fingerprint_of
 
 PADDING = 115  # grey of the pixels beyond an image, the mean over ImageNet and the three channels
 
@@ -90,14 +90,3 @@ class SegmentationDomains:
     def fingerprint(self) -> str:
         """Changes whenever one of its sets does."""
         return fingerprint_of([s.fingerprint for s in (self.source, self.validation, self.target)])
-
-
-class Draws(StepSampler):
-    """The batches of :class:`~asg.data.images.StepSampler` as pairs (index, step).
-
-    An image is augmented by its step, so that a resumed run sees the crops of the uninterrupted one.
-    """
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for step, batch in enumerate(super().__iter__(), self.start):
-            yield [(index, step) for index in batch]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 from asg import AsgError, processes, signals
 from asg.config import RunConfig
 from asg.data import load_domains
-from asg.data.images import Domains
+from asg.data.augment import make_change
+from asg.data.images import Domains, Draws, StepSampler
 from asg.losses import proxy_guidance, task_loss
 from asg.metrics import (
     class_map,
@@ -34,11 +36,12 @@ IMAGENET_CLASSES = 1000
 
 
 def make_objective(
-    config: RunConfig, teacher: Tensor | None, penalty: Penalty | None = None, known: Tensor | None = None
+    config: RunConfig, teacher: frozen.Outputs | None, penalty: Penalty | None = None, known: Tensor | None = None
 ) -> Callable[..., dict[str, Tensor]]:
     r"""``L = L_task + λ · KL(old ‖ new) + penalty`` of one batch; a term that is not asked for is left out.
 
-    ``known``: features ``(N, D)`` of all images, of a backbone that does not move; the images are then not looked at.
+    ``teacher``: log-softmax ``(N, K)`` of the ImageNet network on a batch. ``known``: features ``(N, D)`` of all
+    images, of a backbone that does not move; the images are then not looked at.
     """
 
     def objective(network: nn.Module, indices: Tensor, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -46,10 +49,10 @@ def make_objective(
         losses = {"task": task_loss(logits, labels)}
         total = losses["task"]
         if teacher is not None:
-            losses["guidance"] = proxy_guidance(imagenet_logits, teacher[indices])
+            losses["guidance"] = proxy_guidance(imagenet_logits, teacher(indices, x))
             total = total + config.guidance * losses["guidance"]
         if penalty is not None:
-            losses["penalty"] = penalty(indices, features)
+            losses["penalty"] = penalty(indices, x, features)
             total = total + losses["penalty"]
         return {"total": total, **losses}
 
@@ -132,17 +135,19 @@ def prepare(config: RunConfig, accelerator: Accelerator) -> Task:
     domains = load_domains(config)
     student = build(config, len(domains.source.classes)).to(accelerator.device)
     evaluate = make_evaluation(student, domains, config, accelerator.device)
-    teacher = None
-    if config.guidance:
-        teacher = frozen.log_probabilities(student, domains.source, accelerator.device)
-        teacher = teacher.to(accelerator.device)  # indexed there: no step waits for the host
-    penalty = make_penalty(config, student, domains.source, accelerator.device)
+    source = domains.source
+    if config.augment:
+        source = replace(source, augmentation=make_change(config.augment, config.seed))
+    teacher = frozen.batch_answers(student, source, accelerator.device) if config.guidance else None
+    penalty = make_penalty(config, student, source, accelerator.device)
     known = None
-    if not config.backbone_factor and not config.control and processes.count() == 1:  # DDP waits for every gradient
-        known = frozen.features(student, domains.source, accelerator.device).to(accelerator.device)
+    at_rest = not config.backbone_factor and not config.control and not config.augment
+    if at_rest and processes.count() == 1:  # DDP waits for every gradient
+        known = frozen.features(student, source, accelerator.device).to(accelerator.device)
     objective = make_objective(config, teacher, penalty, known)
     return Task(
-        student, layer_groups(student), domains.source, objective, evaluate, "accuracy",
+        student, layer_groups(student), source, objective, evaluate, "accuracy",
+        batches=Draws if config.augment else StepSampler,
         bulky=("predicted", "confidence"), final=partial(evaluate, final=True),
     )  # fmt: skip
 

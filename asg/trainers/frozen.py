@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from asg.data.images import ImageSet, make_folder
 from asg.metrics import forward_all
 from asg.models import Student
 from asg.recipes import version
+
+Outputs = Callable[[Tensor, Tensor], Tensor]  # of the indices (N,) and images (N, 3, H, W) of a batch
 
 
 def evaluation_batch(device: torch.device) -> int:
@@ -39,6 +42,34 @@ def features(student: Student, images: ImageSet, device: torch.device, mirror: b
     No weight of ``student``'s backbone may have moved from its start.
     """
     return _outputs("features", student, images, device, lambda x: (student.features(x),), mirror)
+
+
+def batch_answers(student: Student, images: ImageSet, device: torch.device) -> Outputs:
+    """:func:`log_probabilities` batch by batch: looked up, or computed where each step sees other pixels."""
+    if images.augmentation is not None:
+        return _live(student, lambda network, x: network.imagenet_logits(x).log_softmax(1))
+    return _looked_up(log_probabilities(student, images, device).to(device))
+
+
+def batch_features(student: Student, images: ImageSet, device: torch.device) -> Outputs:
+    """:func:`features` batch by batch, in the same two ways."""
+    if images.augmentation is not None:
+        return _live(student, lambda network, x: network.features(x))
+    return _looked_up(features(student, images, device).to(device))
+
+
+def _looked_up(outputs: Tensor) -> Outputs:
+    return lambda indices, x: outputs[indices]
+
+
+def _live(student: Student, network: Callable[[Student, Tensor], Tensor]) -> Outputs:
+    untouched = copy.deepcopy(student).requires_grad_(False)
+
+    def answers(indices: Tensor, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return network(untouched, x)
+
+    return answers
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ PATH_STEPS, PATH_IMAGES = 20, 64  # of the path integral: steps, and images of t
 CAP = 100.0  # times the mean: the largest importance; a few weights have far more, and gradient descent would diverge
 DAMPING = 0.1  # of the path integral: share of the mean squared displacement
 
-Penalty = Callable[[Tensor, Tensor], Tensor]  # of the batch's indices (N,) and features (N, D); a scalar
+Penalty = Callable[[Tensor, Tensor, Tensor], Tensor]  # of a batch's indices (N,), images, features (N, D); a scalar
 
 
 def make_penalty(config: RunConfig, student: Student, images: ImageSet, device: torch.device) -> Penalty | None:
@@ -38,12 +38,12 @@ def make_penalty(config: RunConfig, student: Student, images: ImageSet, device: 
         return None
     kind, strength = config.regulariser.kind, config.regulariser.strength
     if kind == "features":
-        before = frozen.features(student, images, device).to(device)
-        return lambda indices, features: strength * feature_distance(features, before[indices])
+        before = frozen.batch_features(student, images, device)
+        return lambda indices, x, features: strength * feature_distance(features, before(indices, x))
     weights = backbone(student)
     start = [p.detach().clone() for p in weights]
     importance = IMPORTANCES[kind](config, student, images, device)
-    return lambda indices, features: strength * weight_distance(weights, start, importance)
+    return lambda indices, x, features: strength * weight_distance(weights, start, importance)
 
 
 def backbone(student: Student) -> list[nn.Parameter]:

@@ -11,12 +11,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from asg import processes
+from asg import AsgError, processes
 from asg.config import RunConfig
 from asg.data import read_domains
-from asg.data.images import UNLABELLED, same_size
+from asg.data.images import UNLABELLED, Draws, same_size
 from asg.data.looks import LOOKS, with_look
-from asg.data.segmentation import Augmentation, Draws, SegmentationDomains, SegmentationSet
+from asg.data.segmentation import Augmentation, SegmentationDomains, SegmentationSet
 from asg.dense_losses import capped_weight, segmentation_loss
 from asg.dense_metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
 from asg.dense_models import DenseStudent, build_dense, predict
@@ -190,6 +190,8 @@ def make_evaluation(
 
 def prepare(config: RunConfig, accelerator: Accelerator) -> Task:
     """Data, network, objective and evaluation of a segmentation run."""
+    if config.augment:
+        raise AsgError("augment changes images that have one label each: leave it out for scenes, which have crop.")
     domains, device = read_domains(config), accelerator.device
     student = build(config, len(domains.source.classes)).to(device)
     source = domains.source

@@ -35,7 +35,8 @@ from asg.pseudo_labels import (
 from asg.trainers import classification, segmentation
 from asg.trainers.task import Task, conduct
 
-OF_THE_START = ("regulariser", "head_first", "average", "interpolate")  # fields of the training before the rounds
+# Fields that speak of the training before the rounds alone.
+OF_THE_START = ("regulariser", "augment", "head_first", "average", "interpolate")
 
 
 def base_of(config: RunConfig) -> ModuleType:
