@@ -96,6 +96,17 @@ class Augment(BaseModel):
     magnitude: int = Field(9, ge=0, le=30, description="and their strength, of 30.")
 
 
+class Project(BaseModel):
+    """A distance of each tensor from its ImageNet weights that is learned, and beyond which no step leads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    kind: Literal["tpgm", "ftp"] = Field(description="Learned on held-out synthetic images, or from training batches.")
+    norm: Literal["l2", "mars"] = Field("mars", description="Of a whole tensor, or the sum of magnitudes of each row.")
+    rate: float = Field(0.01, gt=0, description="Adam's rate.")
+    iterations: int = Field(20, ge=1, description="Held-out batches after each pass (tpgm).")
+
+
 class Average(BaseModel):
     """Which average over the iterates of a training is evaluated, in place of the last one."""
 
@@ -181,6 +192,7 @@ class RunConfig(BaseModel):
     head_first: float | None = Field(
         None, gt=0, lt=1, description="Share of the steps that train the head alone; None: none (hand-tuned rates)."
     )
+    project: Project | None = Field(None, strict=False, description="A learned bound on every weight; None: none.")
     average: Average | None = Field(None, strict=False, description="An average over the iterates; None: the last.")
     interpolate: float | None = Field(
         None, ge=0, le=1, description="How far from ImageNet's to the trained backbone weights; None: all the way."

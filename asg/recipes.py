@@ -34,6 +34,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
     # after or instead of training
     "pasta": ("as first recorded",),
     "randaugment": ("as first recorded",),
+    "tpgm": ("as first recorded",),
+    "ftp": ("as first recorded",),
     "head-first": ("as first recorded",),
     "average": ("as first recorded",),
     "interpolation": ("as first recorded",),
@@ -73,6 +75,8 @@ def parts_of(config: RunConfig) -> tuple[str, ...]:
         parts.append(config.regulariser.kind)
     if config.augment:
         parts.append(config.augment.kind)
+    if config.project:
+        parts.append(config.project.kind)
     if config.head_first:
         parts.append("head-first")
     if config.average:

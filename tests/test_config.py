@@ -41,6 +41,7 @@ OTHER = {
     "momentum": {"momentum": 0.5},
     "control": {"control": {"kind": "random"}},
     "augment": {"augment": {"kind": "pasta"}},
+    "project": {"project": {"kind": "ftp"}},
     "head_first": {"head_first": 0.5},
     "average": {"average": {"kind": "swa"}},
     "interpolate": {"interpolate": 0.5},

@@ -24,6 +24,8 @@ ARMS = {
     "moving average": {"average": {"kind": "ema", "decay": 0.5}},
     "mean of the end": {"average": {"kind": "swa", "after": 0.4}},
     "augmented": {"guidance": 0.1, "augment": {"kind": "pasta"}},
+    "projected by passes": {"project": {"kind": "tpgm", "iterations": 2}},
+    "projected by steps": {"project": {"kind": "ftp"}},
     "head first": {"head_first": 0.5},
     "relative gradients": {"control": {"kind": "auto-rgn", "schedule": True}},
 }

@@ -38,7 +38,7 @@ LEVELS = [
     ["asg.controllers"],
     ["asg.models", "asg.dense_models"],
     ["asg.trainers"],
-    ["asg.trainers.optimiser"],
+    ["asg.trainers.optimiser", "asg.trainers.projection"],
     ["asg.trainers.loop", "asg.trainers.frozen"],
     ["asg.trainers.task", "asg.trainers.regularisers"],
     ["asg.trainers.classification", "asg.trainers.segmentation"],

@@ -146,7 +146,7 @@ def prepare(config: RunConfig, accelerator: Accelerator) -> Task:
         known = frozen.features(student, source, accelerator.device).to(accelerator.device)
     objective = make_objective(config, teacher, penalty, known)
     return Task(
-        student, layer_groups(student), source, objective, evaluate, "accuracy",
+        student, layer_groups(student), source, objective, evaluate, domains.validation, "accuracy",
         batches=Draws if config.augment else StepSampler,
         bulky=("predicted", "confidence"), final=partial(evaluate, final=True),
     )  # fmt: skip

@@ -27,6 +27,7 @@ from asg.config import RunConfig
 from asg.controllers.base import Controller
 from asg.data.images import StepSampler, total_steps
 from asg.trainers.optimiser import ReferenceSGD
+from asg.trainers.projection import Projection
 
 FIRST = 3  # steps whose losses a record keeps, so that they can be repeated
 CHECK = 10  # steps between two looks at the loss: each look waits for the device
@@ -157,6 +158,7 @@ def fit(
     batches: Callable[[int, int, int, int, int], BatchSampler] = StepSampler,
     final: Callable[[nn.Module], dict] | None = None,
     stop: int | None = None,
+    projection: Projection | None = None,
 ) -> Progress:
     """Train ``network`` in place and return its evaluations, going on from ``folder``'s checkpoint if any.
 
@@ -164,6 +166,7 @@ def fit(
 
     ``objective(network, indices, x, labels)`` gives named losses, of which ``total`` is minimised;
     ``batches`` draws the indices of each step; ``final`` is called in place of ``evaluate`` after the last one.
+    ``projection`` bounds the weights after each step.
     The controller sets the rate of each layer group before each step and is told the losses after it.
     Several processes share each batch: losses are averaged over them, as gradients are, so an objective that divides
     by a count of its own part must scale it (:func:`asg.processes.share`). The main process alone writes the
@@ -178,6 +181,8 @@ def fit(
         network.load_state_dict(saved["network"])
         optimiser.load_state_dict(saved["optimiser"])
         controller.load_state_dict(saved["controller"])
+        if projection is not None:
+            projection.load_state_dict(saved["projection"])
         at = Progress(**saved["progress"])
     end = total if stop is None else min(stop, total)
     sampler = batches(len(images), config.batch, config.seed, at.step, end)
@@ -196,6 +201,7 @@ def fit(
         "controller": controller,
         "scaler": accelerator.scaler,
         "average": average,
+        "projection": projection,
     }
 
     when = evaluation_steps(total, config.evaluations)
@@ -246,6 +252,8 @@ def fit(
         optimiser.zero_grad()
         accelerator.backward(losses["total"])
         optimiser.step()
+        if projection is not None:
+            projection.step(at.step)
         if average is not None and at.step >= averaged_from:
             average.update_parameters(bare)
         losses = accelerator.reduce({name: value.detach() for name, value in losses.items()}, "mean")

@@ -201,7 +201,7 @@ def prepare(config: RunConfig, accelerator: Accelerator) -> Task:
     teacher = make_teacher(config, student, source, device)
     objective = make_objective(config, student, teacher)
     return Task(
-        student, layer_groups(student), source, objective, evaluate, "miou",
+        student, layer_groups(student), source, objective, evaluate, domains.validation, "miou",
         batches=Draws, final=partial(evaluate, final=True),
     )  # fmt: skip
 

@@ -36,7 +36,7 @@ from asg.trainers import classification, segmentation
 from asg.trainers.task import Task, conduct
 
 # Fields that speak of the training before the rounds alone.
-OF_THE_START = ("regulariser", "augment", "head_first", "average", "interpolate")
+OF_THE_START = ("regulariser", "augment", "head_first", "project", "average", "interpolate")
 
 
 def base_of(config: RunConfig) -> ModuleType:

@@ -19,6 +19,7 @@ from asg.config import RunConfig
 from asg.controllers import make_controller, rate_groups
 from asg.data.images import StepSampler
 from asg.trainers.loop import Progress, fit, make_accelerator
+from asg.trainers.projection import make_projection
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Task:
     images: Dataset
     objective: Callable[..., dict]
     evaluate: Callable[[nn.Module], dict]
+    held_out: Dataset  # synthetic, for those that choose by it
     metric: str  # of the oracle selection
     batches: Callable[[int, int, int, int, int], BatchSampler] = StepSampler
     bulky: tuple[str, ...] = ()  # what only the last evaluation keeps
@@ -72,9 +74,10 @@ def conduct(
         prepared = time.monotonic() - began
         groups = rate_groups(config, task.network, task.groups)
         controller = make_controller(config, groups, len(task.images))
+        projection = make_projection(config, task.network, task.images, task.held_out)
         done = fit(
             config, task.network, groups, task.images, task.objective, task.evaluate, controller,
-            folder, accelerator, on_evaluation, task.batches, task.final, stop,
+            folder, accelerator, on_evaluation, task.batches, task.final, stop, projection,
         )  # fmt: skip
     return {**result_of(task, done, accelerator, prepared), **controller.report()}, task.network
 
