@@ -79,8 +79,9 @@ class Regulariser(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    kind: Literal["weights", "features", "ewc", "si"] = Field(description="What is penalised.")
+    kind: Literal["weights", "features", "ewc", "si", "csg"] = Field(description="What is penalised.")
     strength: float = Field(gt=0, description="Weight of the penalty in the loss.")
+    queue: int | None = Field(None, ge=1, description="Keys of each stage that csg compares with; None: 65,536.")
 
 
 class Augment(BaseModel):

@@ -33,7 +33,8 @@ class DenseStudent(nn.Module):
     inside. ``asg.models.layer_groups`` and ``drift`` apply as they are.
 
     ``backbone``: the stages in order (:func:`stages`); ``taps``: those whose maps the task head reads,
-    coarse to fine; ``guide``: the one whose map the ImageNet classifier reads, averaged to ``side × side`` cells.
+    coarse to fine; ``guide``: the one whose map the ImageNet classifier reads, averaged to ``side × side`` cells;
+    ``compared``: those that CSG compares, with their channels, the last one ``guide``.
     """
 
     def __init__(
@@ -45,8 +46,10 @@ class DenseStudent(nn.Module):
         side: int,
         task_head: nn.Module,
         normalisation: tuple[tuple[float, ...], tuple[float, ...]],
+        compared: dict[str, int] | None = None,
     ) -> None:
         super().__init__()
+        self.compared, self.contrast = compared or {}, None  # Contrast, of runs that CSG regularises
         self.backbone, self.taps, self.guide, self.side = backbone, tuple(taps), guide, side
         self.kept_head, self.task_head = kept_head.requires_grad_(False), task_head
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in normalisation)
@@ -69,16 +72,22 @@ class DenseStudent(nn.Module):
         found = {}
         for name, stage in stages(self.backbone):
             x = stage(x)
-            if name in (*self.taps, self.guide):
+            if name in (*self.taps, self.guide, *self.compared):
                 found[name] = x
             if name == last:
                 break
         return found
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Task logits ``(N, C, H, W)`` and the map ``(N, D, h, w)`` that :meth:`kept_logits` takes."""
+    def forward(self, x: Tensor, contrast: int = 0) -> tuple:
+        """Task logits ``(N, C, H, W)`` and the map ``(N, D, h, w)`` that :meth:`kept_logits` takes.
+
+        With ``contrast`` pieces a side also the queries of CSG, one ``(N · contrast², 128)`` a stage.
+        """
         maps = self.maps(x)
-        return self.task_head([maps[name] for name in self.taps], x.shape[-2:]), maps[self.guide]
+        answers = self.task_head([maps[name] for name in self.taps], x.shape[-2:]), maps[self.guide]
+        if not contrast:
+            return answers
+        return *answers, self.contrast.queries([maps[name] for name in self.compared], contrast)
 
     def kept_logits(self, features: Tensor, chunks: int = 1) -> Tensor:
         """ImageNet logits ``(N · chunks², K)`` of a guidance map ``(N, D, h, w)`` cut into ``chunks × chunks``."""
@@ -96,6 +105,7 @@ class DenseStudent(nn.Module):
         """
         names, modules = zip(*stages(self.backbone), strict=True)
         spare = [self.task_head, *modules[names.index(self.guide) + 1 :]]
+        spare += [self.contrast] if self.contrast is not None else []
         memo = {id(self.kept_head): self.kept_head, **{id(module): nn.Identity() for module in spare}}
         return copy.deepcopy(self, memo).requires_grad_(False)
 
@@ -304,7 +314,10 @@ def _fcn8s(network: VGG, normalisation: tuple, classes: int) -> DenseStudent:
     # Nested, since layer_groups splits a large child that has several parts of its own.
     backbone.add_module("fc6-7", nn.Sequential(nn.Sequential(*convolutions)))
     head = FCNHead((width, widths[3], widths[2]), (1.0, 0.01, 0.0001), classes)
-    return DenseStudent(backbone, ("fc6-7", "conv4", "conv3"), "conv5", network.classifier, 7, head, normalisation)
+    compared = {"conv4": widths[3], "conv5": widths[4]}
+    return DenseStudent(
+        backbone, ("fc6-7", "conv4", "conv3"), "conv5", network.classifier, 7, head, normalisation, compared
+    )
 
 
 def _deeplab(
@@ -322,7 +335,8 @@ def _deeplab(
                     module.requires_grad_(False)
     backbone = nn.Sequential(OrderedDict(list(network.named_children())[:-2]))  # all but avgpool and fc
     task_head = HEADS[head](network.fc.in_features, classes, generator)
-    return DenseStudent(backbone, ("layer4",), "layer4", network.fc, 1, task_head, normalisation)
+    compared = {"layer3": network.fc.in_features // 2, "layer4": network.fc.in_features}
+    return DenseStudent(backbone, ("layer4",), "layer4", network.fc, 1, task_head, normalisation, compared)
 
 
 def _pyramid(network: EfficientNet, normalisation: tuple, classes: int, generator: torch.Generator) -> DenseStudent:
@@ -332,7 +346,8 @@ def _pyramid(network: EfficientNet, normalisation: tuple, classes: int, generato
     widths = (network.num_features, at[16]["num_chs"], at[8]["num_chs"])
     task_head = PyramidHead(widths, classes, generator)
     taps = ("bn2", at[16]["module"], at[8]["module"])
-    return DenseStudent(backbone, taps, "bn2", network.classifier, 1, task_head, normalisation)
+    compared = {taps[1]: widths[1], taps[0]: widths[0]}
+    return DenseStudent(backbone, taps, "bn2", network.classifier, 1, task_head, normalisation, compared)
 
 
 def _starts(side: int, window: int, overlap: int) -> list[int]:

@@ -17,6 +17,7 @@ from asg.dense_models import DenseStudent
 from asg.models import Student, layer_groups
 from asg.trainers import classification, segmentation
 from asg.trainers.loop import evaluation_steps
+from asg.trainers.regularisers import contrast
 from asg.trainers.self_training import base_of, round_config
 
 
@@ -89,13 +90,17 @@ def measure(student: Student | DenseStudent, config: RunConfig) -> tuple[int, in
 
     side, pieces = config.crop or config.size, (config.chunks or 1) ** 2
     x = torch.zeros(n, 3, side, side, dtype=torch.uint8, device=device)
-    outputs = torch.zeros(n * pieces, imagenet_classes(student), device=device) if config.guidance else None
+    outputs = torch.zeros(n * pieces, imagenet_classes(student), device=device)
+    teacher = (lambda indices, x: outputs) if config.guidance else None
+    penalty = None
+    if student.contrast is not None:  # the other penalties cost next to nothing
+        penalty = contrast(student, config.regulariser.strength, config.chunks or 1)
     if isinstance(student, DenseStudent):
         labels = torch.zeros(n, side, side, dtype=torch.long, device=device)
-        objective = segmentation.make_objective(config, student, outputs if outputs is None else lambda *_: outputs)
+        objective = segmentation.make_objective(config, student, teacher, penalty)
     else:
         labels = torch.zeros(n, dtype=torch.long, device=device)
-        objective = classification.make_objective(config, outputs if outputs is None else lambda *_: outputs)
+        objective = classification.make_objective(config, teacher, penalty)
     with FlopCounterMode(display=False) as counter, saved_tensors_hooks(note, lambda tensor: tensor):
         loss = objective(student, torch.arange(n, device=device), x, labels)["total"]
         forward = counter.get_total_flops()
@@ -141,7 +146,8 @@ def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
     evaluations, outputs = len(evaluation_steps(steps, config.evaluations)), 4 * imagenet_classes(student)
     changed = bool(config.crop or config.augment)  # other pixels in every step
     taught, seen = train if config.guidance and not changed else 0, held_out + photos
-    live = steps * config.batch if config.guidance and changed else 0  # images of a teacher that sees each crop
+    asked = bool(config.guidance and changed) + (student.contrast is not None)  # the untouched network, every step
+    live = steps * config.batch * asked
     full = math.prod(segmentation.WINDOW) / config.crop**2 if config.data == "gta5" else 1  # of what a step sees
     each = full * (2 * seen if dense else seen + photos)  # kept answers beside the task's, or mirrored photos
     kept, one, second = 0 if dense or config.data == "toy" else train + seen, forward / config.batch, tflops * 1e12

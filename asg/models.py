@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import timm
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from asg import AsgError
 from asg.config import NAMED_WEIGHTS, RunConfig
+from asg.contrastive import QUEUE, Contrast, Taps, compared_stages
 from asg.data import data_root, mini
 from asg.data.images import make_folder
 
@@ -53,6 +55,7 @@ class Student(nn.Module):
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) * 255 for v in normalisation)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
+        self.contrast: Contrast | None = None  # of runs that CSG regularises
         self.eval()
 
     def train(self, mode: bool = True) -> Student:
@@ -64,9 +67,21 @@ class Student(nn.Module):
         x = (x.float() - self.mean) / self.std
         return self.backbone(x.contiguous(memory_format=torch.channels_last))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Task logits ``(N, C)``, ImageNet logits ``(N, K)`` and pooled features ``(N, D)``."""
-        return self.heads(self.features(x))
+    def forward(self, x: Tensor, contrast: bool = False) -> tuple:
+        """Task logits ``(N, C)``, ImageNet logits ``(N, K)`` and pooled features ``(N, D)``.
+
+        With ``contrast`` also the queries of :class:`~asg.contrastive.Contrast`, one ``(N, 128)`` a stage.
+        """
+        if not contrast:
+            return self.heads(self.features(x))
+        features, maps = self.features_and_maps(x, self.contrast.stages)
+        return *self.heads(features), self.contrast.queries(maps)
+
+    def features_and_maps(self, x: Tensor, stages: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+        """:meth:`features`, and the maps ``(N, D, H, W)`` of named modules of the backbone on the way there."""
+        with Taps(self.backbone, stages) as taps:
+            features = self.features(x)
+        return features, taps.maps()
 
     def heads(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What :meth:`forward` gives of images whose pooled features ``(N, D)`` are known."""
@@ -171,9 +186,11 @@ def build(config: RunConfig, classes: int) -> Student:
     """The network of a run at its start: ImageNet weights, kept head, new task head from ``config.seed``."""
     network, normalisation = imagenet_network(config)
     backbone, kept_head = split_classifier(network)
-    return Student(
-        backbone, kept_head, classes, config.head_width, normalisation, torch.Generator().manual_seed(config.seed)
-    ).to(memory_format=torch.channels_last)
+    generator = torch.Generator().manual_seed(config.seed)
+    student = Student(backbone, kept_head, classes, config.head_width, normalisation, generator)
+    if (how := config.regulariser) and how.kind == "csg":
+        student.contrast = Contrast(compared_stages(backbone, config.backbone), how.queue or QUEUE, generator)
+    return student.to(memory_format=torch.channels_last)
 
 
 def layer_groups(student: Student) -> dict[str, list[nn.Parameter]]:
@@ -183,7 +200,7 @@ def layer_groups(student: Student) -> dict[str, list[nn.Parameter]]:
 
     A group is a child of the backbone; a child that holds over four fifths of the parameters in
     several parts of its own is split into them. ResNets get the paper's groups: conv1, bn1, layer1 … layer4
-    (departure 10).
+    (departure 10). CSG's projectors, which are new too, have the head's rate.
     """
     total = sum(p.numel() for p in student.backbone.parameters())
     groups: dict[str, list[nn.Parameter]] = {}
@@ -196,7 +213,8 @@ def layer_groups(student: Student) -> dict[str, list[nn.Parameter]]:
         # timm calls what is left around the classifier "head" too (ConvNeXt: a LayerNorm)
         if parameter.requires_grad:
             groups.setdefault("backbone_head" if child == "head" else child, []).append(parameter)
-    return {**groups, "head": list(student.task_head.parameters())}
+    projectors = [] if student.contrast is None else student.contrast.projectors.parameters()
+    return {**groups, "head": [*projectors, *student.task_head.parameters()]}
 
 
 def drift(student: Student, start: dict[str, list[Tensor]]) -> dict[str, float]:

@@ -30,6 +30,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "weights": ("as first recorded",),
     "ewc": ("as first recorded",),
     "si": ("as first recorded",),
+    "csg": ("as first recorded",),
     "signals": ("as first recorded",),
     # after or instead of training
     "pasta": ("as first recorded",),

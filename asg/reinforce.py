@@ -269,8 +269,9 @@ class Episodes:
         first = build(student, len(self.domains.source.classes)).to(self.device)
         self.held_teacher = frozen.log_probabilities(first, self.held, self.device)
         self.teacher = None
-        if student.augment:
-            raise AsgError("Episodes see images as they are: leave augment out of the student's settings.")
+        for name in ("augment", "regulariser", "head_first", "project", "average", "interpolate"):
+            if getattr(student, name) is not None:
+                raise AsgError(f"Episodes know neither {name} nor its like: leave it out of the student's settings.")
         if student.guidance:
             self.teacher = frozen.batch_answers(first, self.domains.source, self.device)
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from asg import AsgError
-from asg.config import make_config
+from asg.config import RunConfig, make_config
 from asg.data import visda
 from asg.dryrun import Plan, count, dry_run, measure, report
 from asg.models import build
@@ -268,3 +268,26 @@ def test_self_training_at_the_papers_scale_labels_cityscapes_train(absent: str) 
     a_round = 12_500 * (both + 6 / 2 * one) + (2 * 2_975 + 2 * 2 * (126 + 500)) * 8 * one
     assert plan.seconds["self-training"] == pytest.approx(3 * a_round / 15e12)
     assert "500 photos, 2,975 unlabelled ones to adapt to, 19 classes (as published, not on disk)" in report(plan)
+
+
+def test_csg_counts_its_queue_its_projectors_and_a_live_teacher(absent):
+    base = {
+        "data": "visda17",
+        "source": absent,
+        "profile": "paper",
+        "backbone": "torchvision:resnet18",
+        "epochs": 1,
+        "size": 64,
+    }
+    plain, csg, short = (
+        dry_run(RunConfig(**base, regulariser=how))
+        for how in (None, {"kind": "csg", "strength": 0.1}, {"kind": "csg", "strength": 0.1, "queue": 1024})
+    )
+    keys = 2 * 128 * 4  # bytes that one more key of both stages takes
+    assert csg.memory["weights"] - short.memory["weights"] == (65_536 - 1024) * keys
+    projectors = sum(c * c + c + c * 128 + 128 for c in (256, 512))
+    assert (
+        short.memory["weights"] - plain.memory["weights"] == 4 * 2 * projectors + 1024 * keys + 8
+    )  # with their average
+    assert csg.groups["head"] - plain.groups["head"] == projectors
+    assert csg.seconds["teacher"] > 0.9 * csg.steps * 32 * plain.flops[0] / 15e12

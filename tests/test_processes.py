@@ -105,6 +105,7 @@ def arms(tmp_path: Path) -> dict[str, tuple[str, RunConfig]]:
         "penalised": ("run", toy(regulariser={"kind": "ewc", "strength": 1.0})),
         "learned": ("run", toy(guidance=0.1, control=control)),
         "augmented": ("run", toy(guidance=0.1, augment={"kind": "pasta"})),
+        "contrastive": ("run", toy(regulariser={"kind": "csg", "strength": 0.1, "queue": 20})),
         "averaged": ("run", toy(average={"kind": "ema", "decay": 0.5})),
         "relative gradients": ("run", toy(control={"kind": "auto-rgn"})),
         "projected by passes": ("run", toy(project={"kind": "tpgm", "iterations": 2})),

@@ -26,6 +26,7 @@ ARMS = {
     "augmented": {"guidance": 0.1, "augment": {"kind": "pasta"}},
     "projected by passes": {"project": {"kind": "tpgm", "iterations": 2}},
     "projected by steps": {"project": {"kind": "ftp"}},
+    "contrastive": {"regulariser": {"kind": "csg", "strength": 0.1, "queue": 20}},
     "head first": {"head_first": 0.5},
     "relative gradients": {"control": {"kind": "auto-rgn", "schedule": True}},
 }

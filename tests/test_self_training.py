@@ -203,7 +203,7 @@ def test_of_300_classes_number_255_is_selected_learned_and_counted(tmp_path, mon
     monkeypatch.setattr(self_training, "read_domains", lambda config: Domains(source, source, target))
     learner = SimpleNamespace()
     learner.prepare = lambda config, accelerator: Task(
-        network := Lookup(), {"head": list(network.parameters())}, source, None, lambda now: {}, "accuracy"
+        network := Lookup(), {"head": list(network.parameters())}, source, None, lambda now: {}, source, "accuracy"
     )
     monkeypatch.setattr(self_training, "base_of", lambda config: learner)
     how = {**ADAPT, "rounds": 1, "portion": 1.0, "length": 1.0}

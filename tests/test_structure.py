@@ -36,6 +36,7 @@ LEVELS = [
     ["asg.controllers.windows", "asg.controllers.gradients"],
     ["asg.controllers.chance", "asg.controllers.learned"],
     ["asg.controllers"],
+    ["asg.contrastive"],
     ["asg.models", "asg.dense_models"],
     ["asg.trainers"],
     ["asg.trainers.optimiser", "asg.trainers.projection"],

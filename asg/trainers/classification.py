@@ -44,8 +44,13 @@ def make_objective(
     images, of a backbone that does not move; the images are then not looked at.
     """
 
+    contrast = config.regulariser is not None and config.regulariser.kind == "csg"
+
     def objective(network: nn.Module, indices: Tensor, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        logits, imagenet_logits, features = network(x) if known is None else network.heads(known[indices])
+        if contrast:
+            logits, imagenet_logits, _, features = network(x, contrast=True)
+        else:
+            logits, imagenet_logits, features = network(x) if known is None else network.heads(known[indices])
         losses = {"task": task_loss(logits, labels)}
         total = losses["task"]
         if teacher is not None:
@@ -141,7 +146,7 @@ def prepare(config: RunConfig, accelerator: Accelerator) -> Task:
     teacher = frozen.batch_answers(student, source, accelerator.device) if config.guidance else None
     penalty = make_penalty(config, student, source, accelerator.device)
     known = None
-    at_rest = not config.backbone_factor and not config.control and not config.augment
+    at_rest = not config.backbone_factor and not config.control and not config.augment and student.contrast is None
     if at_rest and processes.count() == 1:  # DDP waits for every gradient
         known = frozen.features(student, source, accelerator.device).to(accelerator.device)
     objective = make_objective(config, teacher, penalty, known)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from asg.config import RunConfig
 from asg.data.images import ImageSet, StepSampler
+from asg.dense_models import DenseStudent
 from asg.losses import feature_distance, proxy_guidance, task_loss, weight_distance
 from asg.models import Student, layer_groups
 from asg.trainers import frozen
@@ -20,7 +21,8 @@ PATH_STEPS, PATH_IMAGES = 20, 64  # of the path integral: steps, and images of t
 CAP = 100.0  # times the mean: the largest importance; a few weights have far more, and gradient descent would diverge
 DAMPING = 0.1  # of the path integral: share of the mean squared displacement
 
-Penalty = Callable[[Tensor, Tensor, Tensor], Tensor]  # of a batch's indices (N,), images, features (N, D); a scalar
+# Of a batch's indices (N,), images and features (N, D), or CSG's queries in their place; a scalar.
+Penalty = Callable[[Tensor, Tensor, Tensor | Sequence[Tensor]], Tensor]
 
 
 def make_penalty(config: RunConfig, student: Student, images: ImageSet, device: torch.device) -> Penalty | None:
@@ -30,6 +32,7 @@ def make_penalty(config: RunConfig, student: Student, images: ImageSet, device: 
     - ``features`` (ROAD, Chen et al. 2018): squared distance of the features from the ImageNet network's.
     - ``ewc`` (Kirkpatrick et al. 2017): squared distance of the weights, each weighted by its :func:`fisher`.
     - ``si`` (Zenke et al. 2017): the same, weighted by :func:`path_importance`.
+    - ``csg`` (Chen et al. 2021): :func:`contrast` with the ImageNet network, of images or of pieces of scenes.
 
     Importances have mean 1 before they are capped, so that strengths are on the scale of ``weights``
     (departure 19).
@@ -37,6 +40,8 @@ def make_penalty(config: RunConfig, student: Student, images: ImageSet, device: 
     if config.regulariser is None:
         return None
     kind, strength = config.regulariser.kind, config.regulariser.strength
+    if kind == "csg":
+        return contrast(student, strength, config.chunks or 1)
     if kind == "features":
         before = frozen.batch_features(student, images, device)
         return lambda indices, x, features: strength * feature_distance(features, before(indices, x))
@@ -44,6 +49,25 @@ def make_penalty(config: RunConfig, student: Student, images: ImageSet, device: 
     start = [p.detach().clone() for p in weights]
     importance = IMPORTANCES[kind](config, student, images, device)
     return lambda indices, x, features: strength * weight_distance(weights, start, importance)
+
+
+def contrast(student: Student | DenseStudent, strength: float, chunks: int) -> Penalty:
+    """CSG's loss of a batch's queries; the keys are the untouched network's, which sees the same images."""
+    spare = {id(part): nn.Identity() for part in (student.contrast, student.task_head)}
+    untouched = copy.deepcopy(student, spare).requires_grad_(False)
+    stages = student.contrast.stages
+
+    def penalty(indices: Tensor, x: Tensor, queries: Sequence[Tensor]) -> Tensor:
+        with torch.no_grad():
+            if isinstance(untouched, DenseStudent):
+                found = untouched.maps(x, stages[-1])
+                maps = [found[name] for name in stages]
+            else:
+                _, maps = untouched.features_and_maps(x, stages)
+            keys = student.contrast.keys(maps, chunks)
+        return strength * student.contrast.loss(queries, keys)
+
+    return penalty
 
 
 def backbone(student: Student) -> list[nn.Parameter]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from asg import AsgError, processes
 from asg.config import RunConfig
+from asg.contrastive import QUEUE, Contrast
 from asg.data import read_domains
 from asg.data.images import UNLABELLED, Draws, same_size
 from asg.data.looks import LOOKS, with_look
@@ -25,16 +26,21 @@ from asg.metrics import mean_error
 from asg.models import drift, imagenet_network, layer_groups
 from asg.signals import answers_entropy
 from asg.trainers import frozen
+from asg.trainers.regularisers import Penalty, make_penalty
 from asg.trainers.task import Task, conduct
 
 WINDOW, OVERLAP = (1024, 2048), 256  # the largest piece that is answered at once: a whole image of Cityscapes
+DENSE = ("weights", "csg")  # penalties that scenes can have
 PIXELS = 2**18  # of the small images that are answered at once; more of them take longer each on a CPU
 
 
 def build(config: RunConfig, classes: int) -> DenseStudent:
     """The network of a run at its start: ImageNet weights, kept classifier, new task head from ``config.seed``."""
     generator = torch.Generator().manual_seed(config.seed)
-    return build_dense(*imagenet_network(config), classes, generator, config.dense_head)
+    student = build_dense(*imagenet_network(config), classes, generator, config.dense_head)
+    if (how := config.regulariser) and how.kind == "csg":
+        student.contrast = Contrast(student.compared, how.queue or QUEUE, generator)
+    return student
 
 
 @torch.inference_mode()
@@ -98,22 +104,29 @@ def evaluated(
 
 
 def make_objective(
-    config: RunConfig, student: DenseStudent, teacher: Callable[[Tensor, Tensor], Tensor] | None
+    config: RunConfig,
+    student: DenseStudent,
+    teacher: Callable[[Tensor, Tensor], Tensor] | None,
+    penalty: Penalty | None = None,
 ) -> Callable[..., dict[str, Tensor]]:
-    r"""``L = L_seg + λ · KL(old ‖ new)`` of one batch, the KL averaged over the ``config.chunks``² pieces of each map.
+    r"""``L = L_seg + λ · KL(old ‖ new) + penalty`` of one batch, the KL averaged over ``chunks``² pieces of a map.
 
     ``teacher(indices, x)``: log-softmax ``(N · chunks², K)`` of the ImageNet network; None: plain training.
     With ``config.cap`` λ is lowered where λ · KL would exceed it. ``student`` is the network, bare.
     """
 
+    contrast = (config.chunks or 1) if student.contrast is not None else 0
+
     def objective(network: nn.Module, indices: Tensor, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        logits, features = network(x)
+        logits, features, *queries = network(x, contrast=contrast)
         task = segmentation_loss(logits, labels) * processes.share((labels != UNLABELLED).sum())
+        kept = {} if penalty is None else {"penalty": penalty(indices, x, *(queries or [features]))}
+        task_and_penalty = sum(kept.values(), task)
         if teacher is None:
-            return {"total": task, "task": task}
+            return {"total": task_and_penalty, "task": task, **kept}
         kl = proxy_guidance(student.kept_logits(features, config.chunks or 1), teacher(indices, x))
         weight = capped_weight(config.guidance, processes.mean(kl), config.cap) if config.cap else config.guidance
-        return {"total": task + weight * kl, "task": task, "guidance": kl}
+        return {"total": task_and_penalty + weight * kl, "task": task, "guidance": kl, **kept}
 
     return objective
 
@@ -199,7 +212,12 @@ def prepare(config: RunConfig, accelerator: Accelerator) -> Task:
         source = replace(source, augmentation=Augmentation(crop=config.crop, seed=config.seed))
     evaluate = make_evaluation(student, domains, config, device)
     teacher = make_teacher(config, student, source, device)
-    objective = make_objective(config, student, teacher)
+    penalty = None
+    if config.regulariser:
+        if config.regulariser.kind not in DENSE:
+            raise AsgError(f"The penalty {config.regulariser.kind} is not of scenes: choose {' or '.join(DENSE)}.")
+        penalty = make_penalty(config, student, source, device)
+    objective = make_objective(config, student, teacher, penalty)
     return Task(
         student, layer_groups(student), source, objective, evaluate, domains.validation, "miou",
         batches=Draws, final=partial(evaluate, final=True),

@@ -237,7 +237,8 @@ def train(
     of the last round, with the evaluations of all: the first is the start's, before any adaptation. Its first losses
     are those of the first round, after ``stop`` steps of which it ends, if that is given.
     """
-    state, evaluations, first_losses, seconds = start.state_dict(), [], [], 0.0
+    begun = {name: value for name, value in start.state_dict().items() if not name.startswith("contrast.")}
+    state, evaluations, first_losses, seconds = begun, [], [], 0.0
     trained = total_steps(config, len(read_domains(config).source))
     for number in range(config.adapt.rounds):
         part, one = make_folder(folder / f"round-{number + 1}"), round_config(config, number, trained)
