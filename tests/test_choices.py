@@ -9,6 +9,7 @@ import pytest
 
 from asg import records
 from asg.config import RunConfig
+from asg_book import successors
 from asg_book.analysis import as_good, best_kept, shortest
 from asg_book.experiments import (
     CHOSEN,
@@ -62,6 +63,15 @@ def test_the_large_rate_is_the_largest_that_is_as_good_as_the_best(profile: str)
 def test_a_rivals_strength_is_what_the_rule_chooses_from_the_committed_records(profile: str, kind: str):
     trials = [committed("strength", profile)[f"{kind}, {name}"] for name in STRENGTHS[kind]]
     assert list(STRENGTHS[kind])[best_kept(trials)] == CHOSEN[profile][kind]
+
+
+def since_trials(method: str) -> list[list[dict]]:
+    return [committed("since_trials", "cartoon")[f"{method}, {strength}"] for strength in successors.TRIED[method]]
+
+
+@pytest.mark.parametrize("method", [method for method in successors.TRIED if all(since_trials(method))])
+def test_a_successors_strength_is_what_the_rule_chooses_from_the_committed_records(method: str):
+    assert list(successors.TRIED[method])[best_kept(since_trials(method))] == successors.CHOSEN[method]
 
 
 def segmentation_trials(kind: str, tried: tuple[float, ...]) -> list[list[dict]]:

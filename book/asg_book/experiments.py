@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from asg import AsgError
 from asg.config import RunConfig, make_config, validated
 from asg.reinforce import MetaConfig
+from asg_book import successors
 
 # What the profiles of photographs on a CPU share: the network of mini, at its size.
 LAPTOP = {
@@ -389,6 +390,12 @@ def ahead(methods: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple((f"{start}, {method}", f"{first}, {method}") for start in others for method in methods)
 
 
+AUTO_RGN = {"control": {"kind": "auto-rgn", "schedule": True}, **NO_SCHEDULE}
+INTERPOLATED = {"plain": SMALL, "guided": {**SMALL, **PROXY}}
+SUCCESSORS = ("CSG", "Auto-RGN", "TPGM", "FTP", "LP-FT", "EMA", "SWA", "WiSE-FT", "RandAugment", "PASTA")
+COMBINED = ("Auto-RGN", "EMA", "WiSE-FT", "RandAugment", "PASTA")  # that are also run with guidance
+PUBLISHED_SINCE = {arm: PUBLISHED[arm] for arm in ("vanilla", "ASG")} | {"CSG": Published(64.05, CSG_TABLE_1)}
+
 EXPERIMENTS = {
     e.id: e
     for e in (
@@ -590,6 +597,63 @@ EXPERIMENTS = {
             published=PUBLISHED,
             # its task head is not trained: what is published is the ImageNet classifier, with its classes mapped
             metric_of={"oracle": {"accuracy": "kept", "product": None, "validation_loss": None}},
+            repeated=True,
+        ),
+        Experiment(
+            "since_trials",
+            "How strong may each successor's method be before held-out images suffer?",
+            {
+                f"{method}, {strength}": {**SMALL, **overrides}
+                for method, tried in successors.TRIED.items()
+                for strength, overrides in tried.items()
+            },
+            seeds={"cartoon": TRIALS["cartoon"]},
+            common={"cartoon": {"evaluations": 1}},
+        ),
+        Experiment(
+            "interpolation",
+            "How far from ImageNet's weights should the trained ones go?",
+            {
+                f"{start}, {share:g}": {**rates, **({} if share == 1 else {"interpolate": share})}
+                for start, rates in INTERPOLATED.items()
+                for share in successors.SHARES
+            },
+            seeds={profile: EVERYWHERE[profile] for profile in ("cartoon", "sketch", "cad")},
+            differences=tuple((f"{start}, 0.5", f"{start}, 1") for start in INTERPOLATED),
+        ),
+        Experiment(
+            "since",
+            "And what came after?",
+            {
+                "vanilla": {**SMALL},
+                "frozen": {"backbone_factor": 0.0},
+                "guidance": {**SMALL, **PROXY},
+                "ASG": {**learned("asg"), **PROXY},
+                "CSG": {**SMALL, **successors.chosen("CSG")},
+                "Auto-RGN": {**AUTO_RGN},
+                "TPGM": {**SMALL, **successors.chosen("TPGM")},
+                "FTP": {**SMALL, **successors.chosen("FTP")},
+                "LP-FT": {**SMALL, **successors.chosen("LP-FT")},
+                "EMA": {**SMALL, **successors.chosen("EMA")},
+                "SWA": {**SMALL, **successors.chosen("SWA")},
+                "WiSE-FT": {**SMALL, "interpolate": 0.5},
+                "RandAugment": {**SMALL, **successors.chosen("RandAugment")},
+                "PASTA": {**SMALL, **successors.chosen("PASTA")},
+                "Auto-RGN, guided": {**AUTO_RGN, **PROXY},
+                "EMA, guided": {**SMALL, **PROXY, **successors.chosen("EMA")},
+                "WiSE-FT, guided": {**SMALL, **PROXY, "interpolate": 0.5},
+                "RandAugment, guided": {**SMALL, **PROXY, **successors.chosen("RandAugment")},
+                "PASTA, guided": {**SMALL, **PROXY, **successors.chosen("PASTA")},
+            },
+            seeds={profile: EVERYWHERE[profile] for profile in ("cartoon", "cad")},
+            differences=(
+                *((method, "vanilla") for method in ("guidance", "ASG", *SUCCESSORS)),
+                *((f"{method}, guided", "guidance") for method in COMBINED),
+                ("CSG", "guidance"),
+                ("WiSE-FT", "guidance"),
+                ("ASG", "Auto-RGN, guided"),
+            ),
+            published={**PUBLISHED_SINCE},
             repeated=True,
         ),
         *(
