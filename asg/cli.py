@@ -53,11 +53,14 @@ def train(
     source: Annotated[Path, typer.Option(help="Synthetic images, one sub-folder a class.")],
     target: Annotated[Path | None, typer.Option(help="Real images, one sub-folder a class; only reported on.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the model and its report.")] = Path("model"),
+    recipe: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(own.RECIPES)}; the first if not given.")
+    ] = None,
     settings: Settings = [],  # noqa: B006
     device: Device = None,
 ) -> None:
-    """Train on your own renders with proxy guidance, and report on your own photos."""
-    own.model_of(source, target, out, parse_settings(settings), device)
+    """Train on your own renders, with proxy guidance or by another recipe, and report on your own photos."""
+    own.model_of(source, target, out, parse_settings(settings), device, recipe)
     print(f"\n{(out / 'report.md').read_text()}\nThe model is in {out}: `asg predict {out} IMAGE …` uses it.")
 
 

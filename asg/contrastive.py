@@ -59,7 +59,7 @@ def projector(width: int, generator: torch.Generator) -> nn.Sequential:
 
 
 class Contrast(nn.Module):
-    """What CSG adds to a network: for each stage a trained projector, its moving average, and a queue of keys.
+    """What CSG adds to a network: for each stage a trained projector, its moving average, a queue (departure 40).
 
     ``stages``: name → channels of the maps that are compared. The trained network's maps give queries, through the
     trained projectors; the ImageNet network's give keys, through their moving averages. ``queue`` keys of each stage

@@ -15,15 +15,36 @@ from asg.data import mirrored
 from asg.data.folder import opaque, scan
 from asg.data.images import make_folder, read_image, square
 from asg.metrics import answers
-from asg.trainers import classification, self_training
+from asg.trainers import classification, interpolation, self_training
 from asg.trainers.frozen import evaluation_batch
 from asg.trainers.loop import make_accelerator
 
 # What every run on own folders starts from.
 PROFILE = {
     "profile": "own", "data": "folder", "size": 128, "backbone": "timm:tf_efficientnet_lite0", "weights": "lite0",
-    "steps": 200, "batch": 16, "lr": 0.01, "warmup": 20, "guidance": 0.1, "evaluations": 4,
+    "steps": 200, "batch": 16, "lr": 0.01, "warmup": 20, "evaluations": 4,
 }  # fmt: skip
+# Ways to train, by the name that `asg train --recipe` takes; the first one is what it does if none is given.
+RECIPES: dict[str, dict] = {
+    "guidance": {"guidance": 0.1},
+    "plain": {"guidance": 0.0},
+    "wise-ft": {"guidance": 0.0, "interpolate": 0.5},
+    "guidance+wise-ft": {"guidance": 0.1, "interpolate": 0.5},
+    "ema": {"guidance": 0.0, "average": {"kind": "ema", "decay": 0.97}},
+    "csg": {
+        "guidance": 0.0, "augment": {"kind": "randaugment"},
+        "regulariser": {"kind": "csg", "strength": 0.1, "queue": 1024},
+    },
+}  # fmt: skip
+
+
+def recipe(name: str | None) -> dict:
+    """The settings of a recipe, of the first one if none is named; an unknown name is answered with those there are."""
+    if name is None:
+        return next(iter(RECIPES.values()))
+    if name not in RECIPES:
+        raise AsgError(f"There is no recipe {name!r}: choose from {', '.join(RECIPES)}.")
+    return RECIPES[name]
 
 
 @contextmanager
@@ -37,13 +58,21 @@ def own_folder(out: Path, config: RunConfig) -> Iterator[Path]:
         yield folder
 
 
-def model_of(source: Path, target: Path | None, out: Path, overrides: dict, device: str | None = None) -> dict:
-    """Train on folders (resumed if ``out`` holds a checkpoint), write model and report, return the result."""
+def model_of(
+    source: Path, target: Path | None, out: Path, overrides: dict, device: str | None = None, how: str | None = None
+) -> dict:
+    """Train on folders (resumed if ``out`` holds a checkpoint), write model and report, return the result.
+
+    ``how``: the name of a :func:`recipe`, which ``overrides`` change further.
+    """
     folders = {"source": str(source), "target": str(target) if target else None}
-    config = make_config(PROFILE, folders, overrides)
+    config = make_config(PROFILE, recipe(how), folders, overrides)
     make_accelerator(config, device)  # the processes meet before the first thing that one does for all
     with processes.held(own_folder(out, config)) as folder:
-        result, student = classification.train(config, folder, device)
+        result, student = classification.train(config.model_copy(update={"interpolate": None}), folder, device)
+        if config.interpolate is not None:
+            between, student = interpolation.train(config, classification, student, device)
+            result = {**result, "final": between["final"], "evaluations": [*result["evaluations"], between["final"]]}
 
         def keep() -> None:
             classes = tuple(sorted(p.name for p in source.iterdir() if p.is_dir() and not p.name.startswith(".")))
@@ -98,6 +127,14 @@ def predict(model: Path, images: Sequence[Path]) -> Iterator[tuple[Path, str, fl
         yield from zip(files, (classes[i] for i in chosen.tolist()), sure.tolist(), strict=True)
 
 
+def kept(config: RunConfig) -> str:
+    """Which network a training ends with, in words."""
+    network = "an average over the iterates" if config.average else "the last iterate"
+    if config.interpolate is None:
+        return network
+    return f"{network}, its backbone {config.interpolate:.0%} of the way from ImageNet's weights"
+
+
 def report(result: dict, config: RunConfig) -> str:
     """A page about one run on own folders, as Markdown: what was trained, what it reaches, what it keeps."""
     first, final = result["evaluations"][0], result["final"]
@@ -110,7 +147,7 @@ def report(result: dict, config: RunConfig) -> str:
     lines = [
         f"# ASG report\n\n{config.backbone}, {config.size} px, {result['steps']} steps of {config.batch}, "
         f"λ = {config.guidance:g}, seed {config.seed}; {result['seconds']:.0f} s on {result['device']}. "
-        "Result: the last iterate.\n\n| | before | after |\n|---|---|---|",
+        f"Result: {kept(config)}.\n\n| | before | after |\n|---|---|---|",
         *(f"| {text} | {first[k]:.3f} | {final[k]:.3f} |" for k, text in names.items() if k in final),
     ]
     if "per_class" in final:

@@ -268,3 +268,38 @@ def test_predict_names_a_file_that_is_no_image(workplace, image_folders) -> None
         CliRunner().invoke(
             app, ["predict", str(workplace.data / "model"), str(workplace.data / "note.png")], catch_exceptions=False
         )
+
+
+@pytest.mark.parametrize("recipe", own.RECIPES)
+def test_every_recipe_trains_on_two_folders(workplace, image_folders, monkeypatch, recipe: str, capsys) -> None:
+    out = workplace.data / "model"
+    settings = [word for name, value in TINY.items() if name != "guidance" for word in ("--set", f"{name}={value}")]
+    folders = ["--source", image_folders.source, "--target", image_folders.target, "--out", out]
+    done = CliRunner().invoke(app, ["train", *map(str, folders), "--recipe", recipe, *settings])
+    assert done.exit_code == 0, done.output
+    written = models.load_model(out)[1]
+    assert {name: getattr(written, name) for name in own.RECIPES[recipe]} == {
+        name: getattr(make_config(own.PROFILE, own.RECIPES[recipe], {"source": "x"}), name)
+        for name in own.RECIPES[recipe]
+    }
+    share = "50% of the way from ImageNet's weights" in (out / "report.md").read_text()
+    assert share == ("wise-ft" in recipe)
+
+
+def test_a_model_between_is_half_way_and_reported_last(workplace, image_folders) -> None:
+    ends = {}
+    for share in (None, 0.5, 0.0):
+        out = workplace.data / f"model-{share}"
+        result = model_of(image_folders.source, image_folders.target, out, {**TINY, "interpolate": share}, "cpu")
+        ends[share] = models.load_model(out)[0].state_dict(), result
+    name = "backbone.conv_stem.weight"
+    line = (ends[None][0][name] + ends[0.0][0][name]) / 2
+    torch.testing.assert_close(ends[0.5][0][name], line)
+    assert torch.equal(ends[0.5][0]["task_head.2.weight"], ends[None][0]["task_head.2.weight"])
+    assert ends[0.0][1]["final"]["agreement"] == 1.0
+    assert ends[0.5][1]["evaluations"][:-1] == ends[None][1]["evaluations"]
+
+
+def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
+    with pytest.raises(AsgError, match="There is no recipe 'magic': choose from guidance, plain, wise-ft"):
+        own.recipe("magic")
