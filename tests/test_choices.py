@@ -9,7 +9,7 @@ import pytest
 
 from asg import records
 from asg.config import RunConfig
-from asg_book import successors
+from asg_book import paying, successors
 from asg_book.analysis import as_good, best_kept, shortest
 from asg_book.experiments import (
     CHOSEN,
@@ -63,6 +63,19 @@ def test_the_large_rate_is_the_largest_that_is_as_good_as_the_best(profile: str)
 def test_a_rivals_strength_is_what_the_rule_chooses_from_the_committed_records(profile: str, kind: str):
     trials = [committed("strength", profile)[f"{kind}, {name}"] for name in STRENGTHS[kind]]
     assert list(STRENGTHS[kind])[best_kept(trials)] == CHOSEN[profile][kind]
+
+
+def test_no_signal_holds_as_the_book_says():
+    """Chapter "When does guidance pay?": neither told from chance nor nearer than the mean of the other benchmarks."""
+    made = {
+        asked: {case.name: (case, committed(case.experiment, case.profile)) for case in declared}
+        for asked, declared in ((False, paying.CASES), (True, paying.ASKED))
+    }
+    worth = paying.worth(paying.signals(made[True]), paying.gains(made[False]))
+    assert worth["benchmarks"].max() == len(paying.CASES)
+    assert (worth["p"].astype(float) > 0.05).all()
+    predicted = worth.dropna(subset=["error"])
+    assert (predicted["error"].astype(float) > predicted["error without"].astype(float)).all()
 
 
 def since_trials(method: str) -> list[list[dict]]:

@@ -315,6 +315,7 @@ def side_by_side(
             row = found.get(name)
             decided = row is not None and row["estimate"].n > 1
             shown[name] = f"{show_interval(row['estimate'], metric)} {MARKS[row['decided']]}" if decided else "—"
+            shown[name] = shown[name].replace(" [", "\n[")  # the table is narrow enough for a page with two margins
         sizes = [len(analysis.values(bound.arms.get(arm, ()), metric).columns) for arm in arms.values()]
         shown["seeds"] = f"{max(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
         columns[TITLES.get(profile, profile)] = shown
