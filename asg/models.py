@@ -188,7 +188,7 @@ def build(config: RunConfig, classes: int) -> Student:
     backbone, kept_head = split_classifier(network)
     generator = torch.Generator().manual_seed(config.seed)
     student = Student(backbone, kept_head, classes, config.head_width, normalisation, generator)
-    if (how := config.regulariser) and how.kind == "csg":
+    if (how := config.regulariser) and how.kind == "csg" and not config.adapt:  # rounds of self-training have none
         student.contrast = Contrast(compared_stages(backbone, config.backbone), how.queue or QUEUE, generator)
     return student.to(memory_format=torch.channels_last)
 
@@ -229,9 +229,12 @@ def drift(student: Student, start: dict[str, list[Tensor]]) -> dict[str, float]:
 
 
 def save_model(student: Student, config: RunConfig, classes: tuple[str, ...], folder: Path) -> None:
-    """Write ``model.safetensors`` (the student's state dict) and ``model.json`` (how to rebuild it)."""
+    """Write ``model.safetensors`` (the student's state dict) and ``model.json`` (how to rebuild it).
+
+    What CSG adds serves its training alone and is left out.
+    """
     make_folder(folder)
-    state = {k: v.contiguous() for k, v in student.state_dict().items()}
+    state = {k: v.contiguous() for k, v in student.state_dict().items() if not k.startswith("contrast.")}
     try:
         save_file(state, folder / "model.safetensors")
         described = {"config": config.model_dump(), "classes": classes, "imagenet": student.kept_head.out_features}
@@ -247,6 +250,6 @@ def load_model(folder: Path) -> tuple[Student, RunConfig, tuple[str, ...]]:
         config, classes = RunConfig(**described["config"]), tuple(described["classes"])
     except (OSError, KeyError, TypeError, ValueError) as error:  # ValueError: no JSON, or settings that are not valid
         raise AsgError(f"{folder} holds no saved model ({error}): give a folder that `asg train` wrote.") from None
-    student = build(config.model_copy(update={"weights": "random"}), len(classes))
+    student = build(config.model_copy(update={"weights": "random", "regulariser": None}), len(classes))
     load_weights(student, folder / "model.safetensors")
     return student, config, classes

@@ -53,7 +53,7 @@ def test_length_and_base_rate_are_what_the_rule_chooses_from_the_trials(profile:
 
 
 @pytest.mark.parametrize("profile", TRIED)
-def test_the_large_rate_is_the_largest_that_is_as_good_as_the_best(profile: str):
+def test_the_large_rate_is_what_the_rule_chooses_from_its_trials(profile: str):
     made, steps = committed("trials_large", profile), PROFILES[profile]["steps"]
     trials = {(steps, rate): made[f"{rate:g}"] for rate in TRIED_LARGE}
     assert shortest(trials) == (steps, get("guidance").config(profile, "large", 0).lr)

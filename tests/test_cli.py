@@ -282,6 +282,10 @@ def test_every_recipe_trains_on_two_folders(workplace, image_folders, monkeypatc
         name: getattr(make_config(own.PROFILE, own.RECIPES[recipe], {"source": "x"}), name)
         for name in own.RECIPES[recipe]
     }
+    assert not [name for name in load_file(out / "model.safetensors") if name.startswith("contrast.")]
+    adapted = workplace.data / "adapted"
+    models.save_model(*models.load_model(out), adapted)  # as self-training does, whose rounds know no penalty
+    assert len(list(own.predict(adapted, sorted(image_folders.target.rglob("*.png"))[:2]))) == 2
     share = "50% of the way from ImageNet's weights" in (out / "report.md").read_text()
     assert share == ("wise-ft" in recipe)
 

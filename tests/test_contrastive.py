@@ -191,8 +191,9 @@ def test_self_training_and_interpolation_go_on_without_the_queue(workplace):
     adapt = {"rounds": 1, "length": 0.2, "rate": 1.0, "portion": 0.5}
     config = toy(steps=40, warmup=4, regulariser=CSG)
     start = run(config)
-    adapted = run(config.model_copy(update={"adapt": toy(adapt=adapt).adapt}))
-    assert adapted["evaluations"][0]["accuracy"] == start["final"]["accuracy"]
+    rounds = config.model_copy(update={"adapt": toy(adapt=adapt).adapt})
+    assert run(rounds)["evaluations"][0]["accuracy"] == start["final"]["accuracy"]
+    assert trained(rounds, "cpu").contrast is None
     whole = run(toy(steps=40, warmup=4, regulariser=CSG, interpolate=1.0))
     assert whole["final"]["predicted"] == start["final"]["predicted"]
 

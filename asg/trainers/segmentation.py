@@ -38,7 +38,7 @@ def build(config: RunConfig, classes: int) -> DenseStudent:
     """The network of a run at its start: ImageNet weights, kept classifier, new task head from ``config.seed``."""
     generator = torch.Generator().manual_seed(config.seed)
     student = build_dense(*imagenet_network(config), classes, generator, config.dense_head)
-    if (how := config.regulariser) and how.kind == "csg":
+    if (how := config.regulariser) and how.kind == "csg" and not config.adapt:  # rounds of self-training have none
         student.contrast = Contrast(student.compared, how.queue or QUEUE, generator)
     return student
 

@@ -653,7 +653,7 @@ EXPERIMENTS = {
                 ("WiSE-FT", "guidance"),
                 ("ASG", "Auto-RGN, guided"),
             ),
-            published={**PUBLISHED_SINCE},
+            published=PUBLISHED_SINCE,
             repeated=True,
         ),
         *(
