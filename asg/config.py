@@ -180,6 +180,9 @@ class RunConfig(BaseModel):
     lr: float = Field(1e-4, gt=0, description="Peak rate of the task head.")
     backbone_factor: float = Field(0.1, ge=0, description="Rate of every backbone group, as a share of lr.")
     guidance: float = Field(0.0, ge=0, description="λ, the weight of the proxy guidance; 0 is plain training.")
+    weigh: Literal["gradients", "policy"] | None = Field(
+        None, description="Who sets λ anew, up to guidance: the balance of gradients, or the control; None: nobody."
+    )
     regulariser: Regulariser | None = Field(None, strict=False, description="A penalty beside or instead of it.")
     chunks: int | None = Field(None, ge=1, description="Pieces a side that dense guidance cuts a map into; None: 1.")
     cap: float | None = Field(None, gt=0, description="Most that λ · KL may be in segmentation; None: no limit.")
@@ -220,6 +223,10 @@ class RunConfig(BaseModel):
             raise ValueError("give exactly one of steps and epochs")
         if self.head_first and self.control:
             raise ValueError("head_first belongs to the hand-tuned rates: leave control or head_first out")
+        if self.weigh and not self.guidance:
+            raise ValueError("weigh scales guidance, which is 0: give guidance or leave weigh out")
+        if self.weigh == "policy" and (self.control is None or self.control.kind == "auto-rgn"):
+            raise ValueError("weigh = policy needs a control that decides: learned, random, random once or fixed")
         if self.data == "folder" and not self.source:
             raise ValueError("data = folder needs source, a folder with one sub-folder of images per class")
         if self.data != "gta5" and self.source_list:

@@ -32,6 +32,8 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "si": ("as first recorded",),
     "csg": ("as first recorded",),
     "signals": ("as first recorded",),
+    "weighed by gradients": ("as first recorded",),
+    "weighed by policy": ("as first recorded",),
     # after or instead of training
     "pasta": ("as first recorded",),
     "randaugment": ("as first recorded",),
@@ -72,6 +74,8 @@ def parts_of(config: RunConfig) -> tuple[str, ...]:
         parts.append("looks")
     if config.guidance:
         parts.append("dense" if dense else "teacher")
+    if config.weigh:
+        parts.append(f"weighed by {config.weigh}")
     if config.regulariser:
         parts.append(config.regulariser.kind)
     if config.augment:

@@ -61,7 +61,7 @@ def untrained_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             meta = policy_config(name, profile)
             spec = Spec(meta.groups, meta.actions, meta.statistics, meta.normalised)
             policy = Policy(spec, torch.Generator().manual_seed(meta.seed))
-            save_policy(policy, {}, folder / f"{profile}-{name}.safetensors")
+            save_policy(policy, {"meta": meta.model_dump()}, folder / f"{profile}-{name}.safetensors")
         for name in SEARCHES:
             trials = [{"ratios": {str(k): k / 10 for k in range(policy_config(name, profile).groups)}}]
             (folder / f"{profile}-{name}-search.json").write_text(json.dumps({"trials": trials}))

@@ -32,6 +32,7 @@ OTHER = {
     "lr": {"lr": 2e-4},
     "backbone_factor": {"backbone_factor": 1.0},
     "guidance": {"guidance": 0.1},
+    "weigh": {"guidance": 0.1, "weigh": "gradients"},
     "regulariser": {"regulariser": {"kind": "ewc", "strength": 2.0}},
     "chunks": {"chunks": 8},
     "cap": {"cap": 9.0},

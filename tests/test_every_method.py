@@ -29,6 +29,7 @@ METHODS: dict[str, dict] = {
     "PASTA": {"augment": {"kind": "pasta"}, "guidance": 0.1},
     "random rates": {"control": {"kind": "random", "groups": 3, "shortest": 1}},
     "learned rates": {"control": {"kind": "learned", "shortest": 1}, "guidance": 0.1},
+    "balanced": {"guidance": 1.0, "weigh": "gradients"},
     "Auto-RGN": {"control": {"kind": "auto-rgn"}},
     "TPGM": {"project": {"kind": "tpgm", "iterations": 1}},
     "FTP": {"project": {"kind": "ftp"}},

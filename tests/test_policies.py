@@ -244,7 +244,9 @@ def test_another_task_takes_the_controller_as_it_is(workplace):
     network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 5, 1, bias=False))
     groups = {name: list(m.parameters()) for name, m in zip(("stem", "body", "head"), network, strict=True)}
 
-    def objective(network: nn.Module, indices: torch.Tensor, x: torch.Tensor, labels: torch.Tensor) -> dict:
+    def objective(
+        network: nn.Module, indices: torch.Tensor, x: torch.Tensor, labels: torch.Tensor, share: float
+    ) -> dict:
         logits = network(x.float() / 255)  # (N, 5, H, W)
         loss = nn.functional.cross_entropy(logits, labels[:, None, None].expand(-1, *x.shape[2:]) % 5)
         return {"total": loss, "task": loss}

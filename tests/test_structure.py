@@ -41,7 +41,7 @@ LEVELS = [
     ["asg.trainers"],
     ["asg.trainers.optimiser", "asg.trainers.projection"],
     ["asg.trainers.loop", "asg.trainers.frozen"],
-    ["asg.trainers.task", "asg.trainers.regularisers"],
+    ["asg.trainers.task", "asg.trainers.regularisers", "asg.trainers.weighing"],
     ["asg.trainers.classification", "asg.trainers.segmentation"],
     ["asg.trainers.self_training", "asg.trainers.interpolation"],
     ["asg.reinforce"],
@@ -54,6 +54,7 @@ LEVELS = [
     ["asg_book.experiments"],
     ["asg_book.analysis", "asg_book.inspection", "asg_book.build", "asg_book.glance", "asg_book.golden"],
     ["asg_book.plots", "asg_book.paying", "asg_book.pictures"],
+    ["asg_book.automatic"],
     ["asg_book.pages"],
     ["asg_book.cli"],
 ]

@@ -15,6 +15,10 @@ class Controller:
         """Learning rate of each layer group for ``step`` (0, 1, …)."""
         raise NotImplementedError
 
+    def weight(self, step: int) -> float:
+        """The share of λ that guidance has in ``step``."""
+        return 1.0
+
     def observe(self, step: int, losses: dict[str, Tensor]) -> None:
         """The losses of ``step``, just taken: detached scalars, averaged over all devices."""
 

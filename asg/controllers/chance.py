@@ -26,7 +26,7 @@ class Random(Windowed):
         """A new draw, or the first one again."""
         if self.control.kind == "random once" and self.decisions:
             return self.ratios
-        drawn = torch.randint(len(RATIOS), (len(self.parts),), generator=self.generator)
+        drawn = torch.randint(len(RATIOS), (len(self.ratios),), generator=self.generator)
         return [RATIOS[k] for k in drawn.tolist()]
 
     def state_dict(self) -> dict:

@@ -109,13 +109,25 @@ class Policy(nn.Module):
         return torch.distributions.Normal(outputs[:, 0], outputs[:, 1].exp()).entropy()
 
 
+def policy_for(config: RunConfig) -> Policy:
+    """The policy that a run names; one that decides about λ where the run does not ask it to, or not, is refused."""
+    policy, card = load_policy(policy_path(config.control.policy))
+    weighs = card.get("meta", {}).get("student", {}).get("weigh") == "policy"
+    if weighs != (config.weigh == "policy"):
+        raise AsgError(
+            f"The policy {config.control.policy} was trained {'to set' if weighs else 'without setting'} λ: "
+            f"{'give weigh = policy' if weighs else 'leave weigh out'}, or choose another policy."
+        )
+    return policy
+
+
 class Learned(Windowed):
     """A :class:`Policy` at work: sampled as in the reference, or the likeliest ratio (``sampled`` false)."""
 
     def __init__(
         self, config: RunConfig, groups: dict[str, list[nn.Parameter]], images: int, policy: Policy | None = None
     ) -> None:
-        self.policy = policy or load_policy(policy_path(config.control.policy))[0]
+        self.policy = policy or policy_for(config)
         super().__init__(config, groups, images, self.policy.spec.groups)
         self.hidden = self.policy.start()
         self.generator = torch.Generator().manual_seed(config.seed) if config.control.sampled else None

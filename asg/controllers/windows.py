@@ -18,6 +18,8 @@ from asg.data.images import total_steps
 
 STATISTICS = ("task", "guidance", "progress", "mean", "std")  # in the order of the reference's state
 
+GUIDANCE = "guidance"  # what a decision about λ is named among the layer groups
+
 
 def partition(groups: Sequence[str], parts: int) -> list[list[str]]:
     """Layer groups, input to output, in ``parts`` consecutive parts; the head, last, is a part of its own.
@@ -62,6 +64,8 @@ def next_window(rule: str, shortest: int, current: int, former: int, epoch: int)
 class Windowed(Controller):
     r"""Rate of every layer group: :math:`\eta \cdot a`, with a ratio :math:`a` that :meth:`decide` sets.
 
+    Where ``config.weigh`` is ``policy`` there is one more ratio, the last: of λ (departure 41).
+
     As in the reference the first window, of the shortest length, is trained at ratio 1, and its statistics are the
     first that a decision sees. No warm-up and no decay, as in its classification, unless ``schedule`` asks for the
     hand-tuned factor (departure 18).
@@ -69,7 +73,8 @@ class Windowed(Controller):
 
     def __init__(self, config: RunConfig, groups: dict[str, list[nn.Parameter]], images: int, parts: int) -> None:
         self.config, self.control = config, config.control
-        self.parts = partition(list(groups), parts)
+        self.weighs = config.weigh == "policy"
+        self.parts = partition(list(groups), parts - self.weighs)
         self.total = total_steps(config, images)
         self.epoch = self.control.epoch or max(1, images // config.batch)
         self.last = next(p for p in reversed(groups["head"]) if p.dim() > 1)  # weight of the last layer, (C, D, …)
@@ -79,14 +84,21 @@ class Windowed(Controller):
         self.decisions: list[dict] = []
 
     def decide(self, state: Tensor) -> list[float]:
-        """Ratio of each part for the coming window; ``state`` ``(5,)``: :data:`STATISTICS` of the last one."""
+        """Ratio of each part, and of λ where it is weighed, for the coming window.
+
+        ``state`` ``(5,)``: :data:`STATISTICS` of the last one.
+        """
         raise NotImplementedError
 
     def rates(self, step: int) -> dict[str, float]:
         """The rates in force at ``step``."""
         factor = schedule(step, self.total, self.config.warmup) if self.control.schedule else 1.0
         base = self.config.lr * factor
-        return {name: base * ratio for part, ratio in zip(self.parts, self.ratios, strict=True) for name in part}
+        return {name: base * ratio for part, ratio in zip(self.parts, self.ratios, strict=False) for name in part}
+
+    def weight(self, step: int) -> float:
+        """The last ratio, where the decisions are also about λ (``config.weigh``); else 1."""
+        return self.ratios[-1] if self.weighs else 1.0
 
     def observe(self, step: int, losses: dict[str, Tensor]) -> None:
         """Add ``step`` to the window: losses, progress, mean and standard deviation of the last layer's weights.
@@ -126,4 +138,5 @@ class Windowed(Controller):
 
     def report(self) -> dict:
         """The parts, and every decision with its step."""
-        return {"parts": ["+".join(part) for part in self.parts], "decisions": self.decisions}
+        parts = ["+".join(part) for part in self.parts] + [GUIDANCE] * self.weighs
+        return {"parts": parts, "decisions": self.decisions}

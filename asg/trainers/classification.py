@@ -31,6 +31,7 @@ from asg.models import Student, build, drift, layer_groups
 from asg.trainers import frozen
 from asg.trainers.regularisers import Penalty, make_penalty
 from asg.trainers.task import Task, conduct
+from asg.trainers.weighing import weigh
 
 IMAGENET_CLASSES = 1000
 
@@ -40,24 +41,32 @@ def make_objective(
 ) -> Callable[..., dict[str, Tensor]]:
     r"""``L = L_task + λ · KL(old ‖ new) + penalty`` of one batch; a term that is not asked for is left out.
 
+    Where λ is weighed (:mod:`asg.trainers.weighing`) the losses hold it too, as ``weight``.
+
     ``teacher``: log-softmax ``(N, K)`` of the ImageNet network on a batch. ``known``: features ``(N, D)`` of all
     images, of a backbone that does not move; the images are then not looked at.
     """
 
     contrast = config.regulariser is not None and config.regulariser.kind == "csg"
 
-    def objective(network: nn.Module, indices: Tensor, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def objective(
+        network: nn.Module, indices: Tensor, x: Tensor, labels: Tensor, share: float = 1.0
+    ) -> dict[str, Tensor]:
         if contrast:
-            logits, imagenet_logits, _, features = network(x, contrast=True)
+            logits, imagenet_logits, features, queries = network(x, contrast=True)
         else:
             logits, imagenet_logits, features = network(x) if known is None else network.heads(known[indices])
+            queries = features
         losses = {"task": task_loss(logits, labels)}
         total = losses["task"]
         if teacher is not None:
             losses["guidance"] = proxy_guidance(imagenet_logits, teacher(indices, x))
-            total = total + config.guidance * losses["guidance"]
+            weight = weigh(config, share, losses["task"], losses["guidance"], features)
+            total = total + weight * losses["guidance"]
+            if config.weigh:
+                losses["weight"] = torch.as_tensor(weight, device=total.device)
         if penalty is not None:
-            losses["penalty"] = penalty(indices, x, features)
+            losses["penalty"] = penalty(indices, x, queries)
             total = total + losses["penalty"]
         return {"total": total, **losses}
 
@@ -146,8 +155,8 @@ def prepare(config: RunConfig, accelerator: Accelerator) -> Task:
     teacher = frozen.batch_answers(student, source, accelerator.device) if config.guidance else None
     penalty = make_penalty(config, student, source, accelerator.device)
     known = None
-    at_rest = not config.backbone_factor and not config.control and not config.augment and student.contrast is None
-    if at_rest and processes.count() == 1:  # DDP waits for every gradient
+    moves = config.backbone_factor or config.control or config.augment or config.weigh or student.contrast is not None
+    if not moves and processes.count() == 1:  # DDP waits for every gradient
         known = frozen.features(student, source, accelerator.device).to(accelerator.device)
     objective = make_objective(config, teacher, penalty, known)
     return Task(

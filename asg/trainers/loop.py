@@ -149,7 +149,7 @@ def fit(
     network: nn.Module,
     groups: dict[str, list[nn.Parameter]],
     images: Dataset,
-    objective: Callable[[nn.Module, Tensor, Tensor, Tensor], dict[str, Tensor]],
+    objective: Callable[[nn.Module, Tensor, Tensor, Tensor, float], dict[str, Tensor]],
     evaluate: Callable[[nn.Module], dict],
     controller: Controller,
     folder: Path,
@@ -164,7 +164,8 @@ def fit(
 
     With ``stop`` it ends after that many steps of the whole training, not evaluated there.
 
-    ``objective(network, indices, x, labels)`` gives named losses, of which ``total`` is minimised;
+    ``objective(network, indices, x, labels, share)`` gives named losses, of which ``total`` is minimised; ``share`` is
+    that of λ (:meth:`~asg.controllers.base.Controller.weight`);
     ``batches`` draws the indices of each step; ``final`` is called in place of ``evaluate`` after the last one.
     ``projection`` bounds the weights after each step.
     The controller sets the rate of each layer group before each step and is told the losses after it.
@@ -248,7 +249,7 @@ def fit(
         rates = controller.rates(at.step)
         for group in optimiser.param_groups:
             group["lr"] = rates[group["name"]]
-        losses = objective(network, indices, x, labels)
+        losses = objective(network, indices, x, labels, controller.weight(at.step))
         optimiser.zero_grad()
         accelerator.backward(losses["total"])
         optimiser.step()

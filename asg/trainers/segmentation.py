@@ -28,6 +28,7 @@ from asg.signals import answers_entropy
 from asg.trainers import frozen
 from asg.trainers.regularisers import Penalty, make_penalty
 from asg.trainers.task import Task, conduct
+from asg.trainers.weighing import weigh
 
 WINDOW, OVERLAP = (1024, 2048), 256  # the largest piece that is answered at once: a whole image of Cityscapes
 DENSE = ("weights", "csg")  # penalties that scenes can have
@@ -117,7 +118,9 @@ def make_objective(
 
     contrast = (config.chunks or 1) if student.contrast is not None else 0
 
-    def objective(network: nn.Module, indices: Tensor, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def objective(
+        network: nn.Module, indices: Tensor, x: Tensor, labels: Tensor, share: float = 1.0
+    ) -> dict[str, Tensor]:
         logits, features, *queries = network(x, contrast=contrast)
         task = segmentation_loss(logits, labels) * processes.share((labels != UNLABELLED).sum())
         kept = {} if penalty is None else {"penalty": penalty(indices, x, *(queries or [features]))}
@@ -125,8 +128,11 @@ def make_objective(
         if teacher is None:
             return {"total": task_and_penalty, "task": task, **kept}
         kl = proxy_guidance(student.kept_logits(features, config.chunks or 1), teacher(indices, x))
-        weight = capped_weight(config.guidance, processes.mean(kl), config.cap) if config.cap else config.guidance
-        return {"total": task_and_penalty + weight * kl, "task": task, "guidance": kl, **kept}
+        weight = weigh(config, share, task, kl, features)
+        if config.cap:
+            weight = capped_weight(weight, processes.mean(kl), config.cap)
+        weighed = {"weight": torch.as_tensor(weight, device=kl.device)} if config.weigh else {}
+        return {"total": task_and_penalty + weight * kl, "task": task, "guidance": kl, **kept, **weighed}
 
     return objective
 

@@ -36,7 +36,7 @@ from asg.trainers import classification, segmentation
 from asg.trainers.task import Task, conduct
 
 # Fields that speak of the training before the rounds alone.
-OF_THE_START = ("regulariser", "augment", "head_first", "project", "average", "interpolate")
+OF_THE_START = ("weigh", "regulariser", "augment", "head_first", "project", "average", "interpolate")
 
 
 def base_of(config: RunConfig) -> ModuleType:
@@ -160,9 +160,11 @@ def label(
 
 
 def make_objective(source: int, labeller: Labeller, alpha: float) -> Callable[..., dict[str, Tensor]]:
-    r"""``L = L_task(source) + L_self(target) + MRKLD``, each a mean over its own samples or pixels."""
+    r"""``L = L_task(source) + L_self(target) + MRKLD``, each a mean over its own samples or pixels; no guidance."""
 
-    def objective(network: nn.Module, indices: Tensor, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def objective(
+        network: nn.Module, indices: Tensor, x: Tensor, labels: Tensor, share: float = 1.0
+    ) -> dict[str, Tensor]:
         logits, theirs = network(x)[0], indices >= source
         targets = labeller(x[theirs])
         selected = targets.sum(1) > 0 if targets.is_floating_point() else targets != UNLABELLED

@@ -119,6 +119,8 @@ POLICIES: dict[str, dict] = {
     # other choices
     "continuous": {**ASG, "actions": 0, "lr": 0.01},  # at .03 its deviation, and with it the policy, diverges
     "two-rates": {**ASG, "groups": 2},
+    # one more ratio, of λ; paid for held-out images as they are and in other styles
+    "weighing": {**ASG, "reward": "looks", "groups": 8, "student": {**PROXY, "weigh": "policy"}},
 }
 # Policies that differ in nothing but the seed of their meta-training; arms name the first (departure 12).
 REPEATS = {"asg": ("asg", "asg-1", "asg-2")}
@@ -326,7 +328,7 @@ CHANGES: dict[str, dict] = {
 }
 REWARDED = ("improvement", "looks", "reference")
 MAIN = (*REPEATS["asg"], "l2o")
-VARIANTS = tuple(name for name in POLICIES if name not in (*MAIN, *REWARDED))
+VARIANTS = ("continuous", "two-rates")
 USES: dict[str, dict] = {
     "likeliest": {**learned("asg", sampled=False), **PROXY},
     "divided windows": {**learned("asg", window="divided"), **PROXY},
@@ -598,6 +600,18 @@ EXPERIMENTS = {
             # its task head is not trained: what is published is the ImageNet classifier, with its classes mapped
             metric_of={"oracle": {"accuracy": "kept", "product": None, "validation_loss": None}},
             repeated=True,
+        ),
+        Experiment(
+            "automatic",
+            "Can λ be found without a photograph?",
+            {f"{weight:g}": {**SMALL, "guidance": weight} for weight in (0.0, 0.03, 0.1, 0.3)}
+            | {
+                "gradients": {**SMALL, "guidance": 1.0, "weigh": "gradients"},
+                "policy": {**learned("weighing"), **PROXY, "weigh": "policy"},
+            },
+            seeds={**dict.fromkeys(("cartoon", "sketch", "cad"), (5, 6, 7, 8, 9)), "mini": (0, 1, 2, 3, 4)},
+            differences=tuple((rule, weight) for rule in ("gradients", "policy") for weight in ("0", "0.1")),
+            common={"mini": {"signals": True}},
         ),
         Experiment(
             "since_trials",
