@@ -271,10 +271,10 @@ SHORT_ON_MINI = {"mini": SHORT["mini"]}  # of tables whose runs have their whole
 # Other ways to keep ImageNet knowledge, and the strengths that were tried (the experiment "strength"): on mini these,
 # and where the base rate is five times as high a fifth of them, since too strong a penalty for the rate diverges.
 PENALTIES = {
-    "weights": (100.0, 1000.0, 10000.0), "features": (0.001, 0.01, 0.1), "ewc": (1.0, 10.0, 100.0),
-    "si": (1.0, 10.0, 100.0),
+    "weights": (10.0, 100.0, 1000.0, 10000.0), "features": (0.0001, 0.001, 0.01, 0.1),
+    "ewc": (0.1, 1.0, 10.0, 100.0), "si": (0.1, 1.0, 10.0, 100.0),
 }  # fmt: skip
-GRADES = ("weak", "middle", "strong")
+GRADES = ("weakest", "weak", "middle", "strong")
 
 
 def penalty(kind: str, strength: float) -> dict:
