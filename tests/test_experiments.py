@@ -133,7 +133,8 @@ def test_an_arms_runs_are_its_seeds_with_each_repeated_policy_of_its_profile(pro
 def test_policies_are_repeated_where_the_tables_stay():
     repeated = {e.id for e in EXPERIMENTS.values() if any(e.repeats(arm) for arm in e.arms)}
     resnets = {"segmentation_resnet50", "segmentation_resnet101"}
-    assert repeated == {"guidance", "policies", "comparison", "since", "segmentation", *resnets}
+    others = {"guidance_lite1", "comparison_lite1"}
+    assert repeated == {"guidance", "policies", "comparison", "since", "segmentation", *resnets, *others}
     assert get("segmentation").repeats("asg") == REPEATS["asg"]
     assert get("segmentation").repeats("l2o") == get("segmentation").repeats("vanilla") == ()
     assert [c.control.policy for c in get("rewards").configs("mini", "asg", [0])] == ["mini-asg"]

@@ -56,6 +56,7 @@ LEVELS = [
     ["asg_book.plots", "asg_book.paying", "asg_book.pictures"],
     ["asg_book.automatic"],
     ["asg_book.pages"],
+    ["asg_book.since"],
     ["asg_book.cli"],
 ]
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}

@@ -5,7 +5,7 @@ arms override; results of two profiles never meet in one table.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from asg import AsgError
 from asg.config import RunConfig, make_config, validated
@@ -290,13 +290,18 @@ STRENGTHS: dict[str, dict[str, dict]] = {
     "proxy": {f"{v:g}": {"guidance": v} for v in (0.1, 0.3, 1.0)},
 }
 # What analysis.best_kept chooses on held-out synthetic images from the records of "strength"; a test compares.
-CHOSEN = {"mini": {"weights": "strong", "features": "weak", "ewc": "strong", "si": "strong", "early": "three quarters"}}
+CHOSEN = {
+    "mini": {"weights": "strong", "features": "weak", "ewc": "strong", "si": "strong", "early": "three quarters"},
+    "cartoon": {"weights": "weakest", "features": "weak", "ewc": "weak", "si": "weak", "early": "whole length"},
+}
+# Profile → the one whose trials chose for it.
+TRIED_ON = {"mini": "mini", **dict.fromkeys(("cartoon", "sketch", "cad"), "cartoon")}
 
 
 def chosen(kind: str) -> dict:
     """The overrides of a way of keeping knowledge at its chosen strength; where none was chosen, that of mini."""
     tried = STRENGTHS[kind]
-    own = {profile: merged(tried[names[kind]], profile) for profile, names in CHOSEN.items()}
+    own = {profile: merged(tried[CHOSEN[other][kind]], profile) for profile, other in TRIED_ON.items()}
     return {**tried[CHOSEN["mini"][kind]], **own}
 
 
@@ -394,7 +399,19 @@ def ahead(methods: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 AUTO_RGN = {"control": {"kind": "auto-rgn", "schedule": True}, **NO_SCHEDULE}
 INTERPOLATED = {"plain": SMALL, "guided": {**SMALL, **PROXY}}
-SUCCESSORS = ("CSG", "Auto-RGN", "TPGM", "FTP", "LP-FT", "EMA", "SWA", "WiSE-FT", "RandAugment", "PASTA")
+SUCCESSORS = (
+    "CSG",
+    "Auto-RGN",
+    "TPGM",
+    "FTP",
+    "LP-FT",
+    "EMA",
+    "SWA",
+    "WiSE-FT",
+    "WiSE-FT, chosen",
+    "RandAugment",
+    "PASTA",
+)
 COMBINED = ("Auto-RGN", "EMA", "WiSE-FT", "RandAugment", "PASTA")  # that are also run with guidance
 PUBLISHED_SINCE = {arm: PUBLISHED[arm] for arm in ("vanilla", "ASG")} | {"CSG": Published(64.05, CSG_TABLE_1)}
 
@@ -650,7 +667,8 @@ EXPERIMENTS = {
                 "LP-FT": {**SMALL, **successors.chosen("LP-FT")},
                 "EMA": {**SMALL, **successors.chosen("EMA")},
                 "SWA": {**SMALL, **successors.chosen("SWA")},
-                "WiSE-FT": {**SMALL, "interpolate": 0.5},
+                "WiSE-FT": {**SMALL, "interpolate": 0.5},  # what its authors advise where nothing can choose
+                "WiSE-FT, chosen": {**SMALL, **successors.chosen("WiSE-FT")},
                 "RandAugment": {**SMALL, **successors.chosen("RandAugment")},
                 "PASTA": {**SMALL, **successors.chosen("PASTA")},
                 "Auto-RGN, guided": {**AUTO_RGN, **PROXY},
@@ -785,6 +803,21 @@ EXPERIMENTS = {
             differences=(("small_proxy", "small"), ("large_proxy", "large"), ("large", "small"), ("small", "frozen")),
             common=DIGITS,
         ),
+    )
+}
+
+# The two tables that lead, on another network: no strength and no rate is chosen anew for it.
+LITE1 = {
+    "cartoon": {"backbone": "timm:tf_efficientnet_lite1", "weights": "lite1"},
+    "paper": {"backbone": "torchvision:resnet50"},
+}
+EXPERIMENTS |= {
+    f"{name}_lite1": replace(
+        EXPERIMENTS[name], id=f"{name}_lite1", question=question, seeds=FIVE, common=LITE1, published={}
+    )
+    for name, question in (
+        ("guidance", "Does what guidance and rates do hang on one network?"),
+        ("comparison", "Is the order of the rivals another one on another network?"),
     )
 }
 

@@ -6,6 +6,7 @@ Colours are Okabe and Ito's, safe for colour-blind readers; line style and marke
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
+from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -308,6 +309,33 @@ def sweep(table: pd.DataFrame, metrics: Sequence[str], xlabel: str) -> Figure:
     axis.set(xlabel=xlabel, ylabel="%")
     one_legend(figure, [axis])
     return figure
+
+
+@from_records
+def interpolation(table: pd.DataFrame) -> Figure:
+    """Each metric (rows) of each benchmark (columns) on the way from ImageNet's weights to the trained ones.
+
+    One line a start, with a band of 95 % intervals. ``table``: :func:`asg_book.since.curves`, its metrics shares.
+    """
+    benchmarks, metrics = (list(dict.fromkeys(table[column])) for column in ("benchmark", "metric"))
+    size = (WIDTH, 2.2 * len(metrics) + 0.8)
+    figure, axes = plt.subplots(len(metrics), len(benchmarks), figsize=size, sharex=True, squeeze=False)
+    for (metric, benchmark), axis in zip(product(metrics, benchmarks), axes.flat, strict=True):
+        part = table[(table["metric"] == metric) & (table["benchmark"] == benchmark)]
+        for k, (start, line) in enumerate(part.groupby("start", sort=False)):
+            mean, low, high = (100 * np.array([getattr(e, name) for e in line["estimate"]]) for name in LINE)
+            axis.plot(line["share"], mean, marker=marker(k), color=COLOURS[k], label=start)
+            axis.fill_between(line["share"], low, high, color=COLOURS[k], alpha=0.15, linewidth=0)
+        if metric == metrics[0]:
+            axis.set_title(benchmark)
+        if benchmark == benchmarks[0]:
+            axis.set_ylabel(f"{NAMES[metric]}, %")
+    figure.supxlabel("α: share of the way to the trained weights", fontsize="medium")
+    one_legend(figure, axes.flat)
+    return figure
+
+
+LINE = ("mean", "low", "high")
 
 
 @from_records

@@ -30,11 +30,12 @@ TRIED: dict[str, dict[str, dict]] = {
     "LP-FT": {f"{share:g}": {"head_first": share} for share in (0.25, 0.5, 0.75)},
     "EMA": {f"{decay:g}": {"average": {"kind": "ema", "decay": decay}} for decay in (0.9, 0.97, 0.99)},
     "SWA": {f"{after:g}": {"average": {"kind": "swa", "after": after}} for after in (0.25, 0.5, 0.75)},
+    "WiSE-FT": {f"{share:g}": {"interpolate": share} for share in SHARES},
 }
 # What analysis.best_kept chooses on held-out drawings, from the records of "since_trials", once they are there.
 CHOSEN = {
     "CSG": "0.1", "RandAugment": "9", "PASTA": "default", "TPGM": "mars, 0.01", "FTP": "mars, 0.01", "LP-FT": "0.5",
-    "EMA": "0.97", "SWA": "0.5",
+    "EMA": "0.97", "SWA": "0.5", "WiSE-FT": "0.8",
 }  # fmt: skip
 
 

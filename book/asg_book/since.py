@@ -1,0 +1,98 @@
+"""What the chapter "Since then" shows: what methods cost, how far interpolation should go, which rule finds λ."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from asg import AsgError, records
+from asg_book import automatic
+from asg_book.analysis import best_kept, level
+from asg_book.pages import Bound, captioned, show, show_interval
+from asg_book.successors import SHARES
+
+STARTS = ("plain", "guided")  # of which the experiment "interpolation" has an arm a share: "START, SHARE"
+
+
+def measured_costs() -> dict:
+    """What ``benchmarks/methods.py`` measured; raises :class:`AsgError` with the command where it has not been run."""
+    path = records.results_root() / "costs.json"
+    if not path.exists():
+        raise AsgError(f"{path} is missing: run `python benchmarks/methods.py`.")
+    return json.loads(path.read_text())
+
+
+def cost_table(measured: Mapping, tried: Mapping[str, int]) -> Styler:
+    """One row a method: images forwards and backwards as shares of the steps' images, and seconds over plain training.
+
+    ``once``: images seen before the first step; ``tried``: method → trainings by which its strength was chosen.
+    """
+    plain = next(iter(measured["costs"].values()))["seconds"]
+    rows = {
+        method: {
+            "forward": f"{cost['forward']:.2f}", "backward": f"{cost['backward']:.2f}", "once": f"{cost['once']:,}",
+            "seconds / plain": f"{cost['seconds'] / plain:.2f}", "trials": str(tried.get(method, "—")),
+        }
+        for method, cost in measured["costs"].items()
+    }  # fmt: skip
+    again = f"the first row once more, at the end: {measured['again'] / plain:.2f}"
+    return captioned(pd.DataFrame(rows).T, f"{measured['setting']}; {measured['date']}; {again}")
+
+
+def shares_of(bound: Bound, start: str) -> dict[float, Sequence[dict]]:
+    """Share of the way to the trained weights → records, of a start whose every share has been run."""
+    found = {share: bound.arms.get(f"{start}, {share:g}", ()) for share in SHARES}
+    return found if all(found.values()) else {}
+
+
+def curves(bounds: Mapping[str, Bound], metrics: Sequence[str]) -> pd.DataFrame:
+    """Long table: benchmark, start, share, metric, :class:`~asg_book.analysis.Estimate`."""
+    rows = [
+        (name, start, share, metric, level(found, metric))
+        for name, bound in bounds.items()
+        for start in STARTS
+        for share, found in shares_of(bound, start).items()
+        for metric in metrics
+    ]
+    return pd.DataFrame(rows, columns=["benchmark", "start", "share", "metric", "estimate"])
+
+
+def chosen_share(shares: Mapping[float, Sequence[dict]]) -> float:
+    """What the rule of all strengths chooses on held-out synthetic images (:func:`asg_book.analysis.best_kept`)."""
+    return list(shares)[best_kept(list(shares.values()))]
+
+
+def oracle_share(shares: Mapping[float, Sequence[dict]]) -> float:
+    """What the photographs would choose."""
+    return max(shares, key=lambda share: level(shares[share], "accuracy").mean)
+
+
+def share_table(bounds: Mapping[str, Bound]) -> Styler:
+    """Accuracy on photographs at ImageNet's weights, half way, at the trained ones, and where α is chosen."""
+    rows = {}
+    for name, bound in bounds.items():
+        for start in STARTS:
+            if not (shares := shares_of(bound, start)):
+                continue
+            at = {share: show(level(found, "accuracy"), "accuracy") for share, found in shares.items()}
+            chosen, oracle = chosen_share(shares), oracle_share(shares)
+            rows[f"{name}, {start}"] = {
+                "α = 0": at[0.0], "α = .5": at[0.5], "α = 1": at[1.0],
+                "chosen on held-out images": f"{at[chosen]} at {chosen:g}", "oracle": f"{at[oracle]} at {oracle:g}",
+            }  # fmt: skip
+    return captioned(pd.DataFrame(rows).T, "oracle: chosen on the photographs, which nobody may")
+
+
+def automatic_table(benchmarks: Mapping[str, Mapping[str, automatic.Records]], gains: Mapping[str, float]) -> Styler:
+    """:func:`asg_book.automatic.table` in points, with what each rule takes besides one training."""
+    found = automatic.table(benchmarks, gains)
+    shown = found.map(lambda e: "—" if isinstance(e, float) else show_interval(e, "accuracy"))
+    shown["worst"] = [f"{100 * worst:+.1f}" if worst == worst else "—" for worst in found["worst"]]
+    rules = (*automatic.RULES, automatic.predictor(np.nan))
+    shown["trainings"] = [next(f"{r.trainings}" for r in rules if r.name == name) for name in found.index]
+    best = {name: automatic.better_given(arms) for name, arms in benchmarks.items() if arms.get("0") and arms["0.1"]}
+    return captioned(shown, "less the better of λ = 0 and .1: " + "; ".join(f"{n}, {w}" for n, w in best.items()))

@@ -1,0 +1,80 @@
+"""The tables of "Since then", of known records."""
+
+from __future__ import annotations
+
+import pytest
+from matplotlib import pyplot as plt
+
+from asg import AsgError
+from asg_book import plots, since
+from asg_book.experiments import EXPERIMENTS
+from asg_book.pages import Bound, bind
+from asg_book.successors import SHARES
+
+
+def bound(**starts: dict[float, tuple[float, float, float]]) -> Bound:
+    """Share → (accuracy, held-out loss, held-out KL) of one start, over two seeds that lie .02 apart in accuracy."""
+    arms = {
+        f"{start}, {share:g}": [
+            {
+                "seed": seed,
+                "final": {
+                    "accuracy": a + 0.02 * seed, "validation": a, "kl": kl, "validation_loss": loss,
+                    "validation_loss_error": 0.1,
+                },
+            }
+            for seed in (0, 1)
+        ]
+        for start, shares in starts.items()
+        for share, (a, loss, kl) in shares.items()
+    }  # fmt: skip
+    return Bound(EXPERIMENTS["interpolation"], "cartoon", arms, {}, (0, 1), False, arms)
+
+
+# Photographs are best at .3; held-out loss is lowest at 1, and as good from .8 on.
+PLAIN = {share: (0.8 - abs(share - 0.3), max(1.05 - 0.5 * share, 0.6), share) for share in SHARES}
+
+
+def test_shares_are_chosen_on_held_out_images_and_the_oracle_on_photographs():
+    shares = since.shares_of(bound(plain=PLAIN), "plain")
+    assert list(shares) == list(SHARES)
+    assert since.chosen_share(shares) == 0.8 and since.oracle_share(shares) == 0.3
+    assert since.shares_of(bound(plain={1.0: PLAIN[1.0]}), "plain") == {}  # not all are there
+    table = since.share_table({"cartoons": bound(plain=PLAIN)}).data
+    assert list(table.index) == ["cartoons, plain"]
+    assert table.iloc[0]["oracle"] == "81.0 ± 1.4 at 0.3"
+    assert table.iloc[0]["chosen on held-out images"] == "31.0 ± 1.4 at 0.8"
+
+
+def test_the_figure_has_a_panel_a_benchmark_and_metric_with_the_means_of_the_records():
+    table = since.curves({"a": bound(plain=PLAIN, guided=PLAIN), "b": bound(plain=PLAIN)}, ["accuracy", "validation"])
+    figure = plots.interpolation(table)
+    axes = figure.axes
+    assert len(axes) == 4 and [axis.get_title() for axis in axes[:2]] == ["a", "b"]
+    assert [len(axis.lines) for axis in axes] == [2, 1, 2, 1]
+    line = axes[0].lines[0]
+    assert line.get_xdata().tolist() == list(SHARES)
+    assert line.get_ydata().tolist() == pytest.approx([100 * (0.81 - abs(share - 0.3)) for share in SHARES])
+    plt.close(figure)
+
+
+def test_costs_are_over_the_first_method_and_say_what_was_measured():
+    cost = {"forward": 1.0, "backward": 1.0, "once": 0, "seconds": 0.5}
+    measured = {
+        "costs": {"vanilla": cost, "CSG": {**cost, "forward": 2.0, "seconds": 0.75, "once": 2109}},
+        "again": 0.55, "setting": "lite0", "date": "2026-11-27",
+    }  # fmt: skip
+    table = since.cost_table(measured, {"CSG": 3})
+    assert table.data.loc["CSG"].tolist() == ["2.00", "1.00", "2,109", "1.50", "3"]
+    assert table.data.loc["vanilla", "trials"] == "—" and "at the end: 1.10" in table.caption
+
+
+def test_costs_that_were_not_measured_name_the_command(workplace):
+    with pytest.raises(AsgError, match=r"python benchmarks/methods\.py"):
+        since.measured_costs()
+
+
+def test_the_rules_table_reads_the_experiments_records(workplace):
+    """Without any record it has no column of a benchmark, and no error."""
+    arms = bind("automatic", "cartoon").arms
+    assert since.automatic_table({"cartoons": arms}, {}).data.shape[0] == 0
