@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -141,9 +141,20 @@ def policy_is_there(config: RunConfig) -> bool:
 
 def find(config: RunConfig) -> dict | None:
     """The record of this configuration and seed, if there is one; of a policy that is not there, there is none."""
-    if not policy_is_there(config):
-        return None
-    return next((r for r in read(records_path(config)) if r["seed"] == config.seed), None)
+    return find_each([config])[0]
+
+
+def find_each(configs: Sequence[RunConfig]) -> list[dict | None]:
+    """:func:`find` of every configuration; those that differ in their seed alone, whose file is one, read it once."""
+    files: dict[str, dict[int, dict]] = {}
+    records = []
+    for config in configs:
+        but_seed = config.model_copy(update={"seed": 0}).to_json()
+        if but_seed not in files:
+            rows = read(records_path(config)) if policy_is_there(config) else []
+            files[but_seed] = {record["seed"]: record for record in reversed(rows)}
+        records.append(files[but_seed].get(config.seed))
+    return records
 
 
 def append(config: RunConfig, record: dict) -> None:

@@ -31,7 +31,7 @@ LEVELS = [
     ["asg.data"],
     ["asg.controllers.base"],
     ["asg.losses", "asg.dense_losses", "asg.metrics", "asg.dense_metrics", "asg.controllers.hand_tuned"],
-    ["asg.signals"],
+    ["asg.signals", "asg.guidance"],
     ["asg.pseudo_labels"],
     ["asg.controllers.windows", "asg.controllers.gradients"],
     ["asg.controllers.chance", "asg.controllers.learned"],

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from asg import AsgError, records
@@ -16,10 +18,7 @@ from asg.data import data_root
 BOOK = records.REPOSITORY / "book"
 STAGED = BOOK / "_build" / "executed"
 HTML = BOOK / "_build" / "html"
-OPTIONAL = (
-    "pacs",
-    "cad",
-)  # folders of benchmarks that a book is built without, and whose images it shows if they are there
+OPTIONAL = ("pacs", "cad")  # folders of benchmarks that a book is built without, and whose images it shows if there
 CHAPTER_SECONDS = 1500  # of a cell: one that takes longer has hung, also on a busy machine
 
 
@@ -78,8 +77,13 @@ def build() -> Path:
     os.environ["TQDM_DISABLE"] = "1"
     keep_out = shutil.ignore_patterns("_build", "asg_book", "*.ipynb", ".ipynb_checkpoints")
     shutil.copytree(BOOK, STAGED, ignore=keep_out, dirs_exist_ok=True)
-    for notebook in chapters():
-        execute(notebook)
+    *others, last = chapters()  # the last one shows the times of the others
+    pool = ProcessPoolExecutor(min(4, os.cpu_count() or 1), get_context("spawn"))
+    try:
+        list(pool.map(execute, others))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    execute(last)
     stamp, state = HTML.parent / "state", digest_of([STAGED])
     first = HTML / "intro.html"
     if first.exists() and stamp.exists() and stamp.read_text() == state:

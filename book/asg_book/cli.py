@@ -95,7 +95,10 @@ def reproduce(
                 wanted.setdefault(f"{records.run_key(config)}-{config.seed}", (name, name_of_arm, config))
             else:
                 waiting.add(config.control.policy)
-    todo = sorted((w for w in wanted.values() if records.find(w[2]) is None), key=lambda w: w[2].seed)
+    found = records.find_each([config for _, _, config in wanted.values()])
+    todo = sorted(
+        (w for w, record in zip(wanted.values(), found, strict=True) if record is None), key=lambda w: w[2].seed
+    )
     print(
         f"{len(wanted) - len(todo)} of {len(wanted)} runs have a current record; {len(todo)} to train, {jobs} at once"
     )
@@ -236,7 +239,7 @@ def experiments(profile: Profile = "") -> None:
         print(f"{e.id} ({', '.join(profiles_of(e, profile))}): {e.question}")
         for arm, overrides in e.arms.items():
             wanted = [config for one in profiles_of(e, profile) for config in e.configs(one, arm)]
-            done = sum(records.find(config) is not None for config in wanted)
+            done = sum(record is not None for record in records.find_each(wanted))
             print(f"  {arm:28} {done}/{len(wanted)} runs  {dict(overrides)}")
 
 

@@ -386,7 +386,7 @@ def _bind(
         runs = declared.configs(profile, arm, chosen, overrides)
         if shown:
             configs[arm] = runs[0]
-        made = [(run(c, fresh=True) if shown else None) if fresh else records.find(c) for c in runs]
+        made = [run(c, fresh=True) if shown else None for c in runs] if fresh else records.find_each(runs)
         found[arm] = [labelled(declared, arm, c, r) for c, r in zip(runs, made, strict=True) if r is not None]
         missing += [arm] if shown and len(found[arm]) < len(runs) else []
     return Bound(declared, profile, {arm: found[arm] for arm in configs}, configs, chosen, fresh, found, tuple(missing))
