@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from matplotlib import pyplot as plt
 
-from asg import AsgError
 from asg_book import plots, since
 from asg_book.experiments import EXPERIMENTS
 from asg_book.pages import Bound, bind
@@ -70,8 +69,7 @@ def test_costs_are_over_the_first_method_and_say_what_was_measured():
 
 
 def test_costs_that_were_not_measured_name_the_command(workplace):
-    with pytest.raises(AsgError, match=r"python benchmarks/methods\.py"):
-        since.measured_costs()
+    assert "python benchmarks/methods.py" in since.costs({}).data
 
 
 def test_the_rules_table_reads_the_experiments_records(workplace):

@@ -7,23 +7,25 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from IPython.display import Markdown
 from pandas.io.formats.style import Styler
 
-from asg import AsgError, records
+from asg import records
 from asg_book import automatic
 from asg_book.analysis import best_kept, level
-from asg_book.pages import Bound, captioned, show, show_interval
+from asg_book.pages import TITLES, Bound, captioned, show, show_interval
+from asg_book.paying import CASES
 from asg_book.successors import SHARES
 
 STARTS = ("plain", "guided")  # of which the experiment "interpolation" has an arm a share: "START, SHARE"
 
 
-def measured_costs() -> dict:
-    """What ``benchmarks/methods.py`` measured; raises :class:`AsgError` with the command where it has not been run."""
+def costs(tried: Mapping[str, int]) -> Styler | Markdown:
+    """:func:`cost_table` of what ``benchmarks/methods.py`` measured, or the command where it has not been run."""
     path = records.results_root() / "costs.json"
     if not path.exists():
-        raise AsgError(f"{path} is missing: run `python benchmarks/methods.py`.")
-    return json.loads(path.read_text())
+        return Markdown("Not measured yet: `python benchmarks/methods.py` does it.")
+    return cost_table(json.loads(path.read_text()), tried)
 
 
 def cost_table(measured: Mapping, tried: Mapping[str, int]) -> Styler:
@@ -85,6 +87,14 @@ def share_table(bounds: Mapping[str, Bound]) -> Styler:
                 "chosen on held-out images": f"{at[chosen]} at {chosen:g}", "oracle": f"{at[oracle]} at {oracle:g}",
             }  # fmt: skip
     return captioned(pd.DataFrame(rows).T, "oracle: chosen on the photographs, which nobody may")
+
+
+def predicted(measured: pd.DataFrame, gained: pd.DataFrame) -> dict[str, float]:
+    """Title of a benchmark → :func:`asg_book.automatic.predicted_gains`, of the tables of asg_book.paying."""
+    gain = gained["gain"].map(lambda e: e.mean).astype(float)
+    found = automatic.predicted_gains(measured.loc[measured.index.intersection(gain.index)], gain)
+    whole = (case for case in CASES if case.experiment == "guidance" and case.name in found.index)
+    return {TITLES[case.profile]: found[case.name] for case in whole}
 
 
 def automatic_table(benchmarks: Mapping[str, Mapping[str, automatic.Records]], gains: Mapping[str, float]) -> Styler:
