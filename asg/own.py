@@ -12,8 +12,9 @@ import torch
 from asg import AsgError, models, processes, records
 from asg.config import RunConfig, make_config
 from asg.data import mirrored
-from asg.data.folder import opaque, scan
-from asg.data.images import make_folder, read_image, square
+from asg.data.folder import scan
+from asg.data.images import make_folder
+from asg.data.pixels import read_pixels
 from asg.metrics import answers
 from asg.trainers import classification, interpolation, self_training
 from asg.trainers.frozen import evaluation_batch
@@ -119,7 +120,7 @@ def predict(model: Path, images: Sequence[Path]) -> Iterator[tuple[Path, str, fl
     batch = evaluation_batch(torch.device("cpu"))
     for first in range(0, len(images), batch):
         files = images[first : first + batch]
-        pixels = np.stack([square(opaque(read_image(path)), config.size) for path in files])
+        pixels = np.stack([read_pixels(path, config.size) for path in files])
         x = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (N, 3, H, W)
         with torch.inference_mode():
             plain = student(x)[0]

@@ -20,8 +20,7 @@ from asg import AsgError, models, own, records
 from asg.cli import main, parse_settings
 from asg.config import make_config
 from asg.data import mirrored, read_domains
-from asg.data.folder import opaque
-from asg.data.images import read_image, square
+from asg.data.pixels import read_pixels
 from asg.metrics import forward_all
 from asg.own import model_of
 from asg.recipes import RECIPES
@@ -178,9 +177,7 @@ def test_a_model_of_own_folders_predicts_the_same_in_a_new_process(workplace, im
     photos = sorted(target.rglob("*.png"))[:4]
 
     student, config, classes = models.load_model(out)
-    x = torch.stack(
-        [torch.from_numpy(square(opaque(read_image(p)), config.size).copy()).permute(2, 0, 1) for p in photos]
-    )
+    x = torch.stack([torch.from_numpy(read_pixels(p, config.size).copy()).permute(2, 0, 1) for p in photos])
     with torch.inference_mode():
         plain, mirrored = student(x)[0], student(x.flip(3))[0]
     chosen = (plain.sigmoid() + mirrored.sigmoid()).argmax(1).tolist()

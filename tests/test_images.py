@@ -283,18 +283,6 @@ def test_too_few_images_for_a_batch():
         StepSampler(7, 8, seed=0, start=0, stop=1)
 
 
-def test_transparent_renders_stand_on_white_and_photos_stand_upright(tmp_path):
-    render = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
-    render.putpixel((3, 3), (200, 10, 20, 255))
-    flat = np.asarray(folder.opaque(render).convert("RGB"))
-    assert flat[3, 3].tolist() == [200, 10, 20] and flat[0, 0].tolist() == [255, 255, 255]
-    photo, exif = Image.new("RGB", (8, 4)), Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
-    photo.save(tmp_path / "p.jpg", exif=exif)
-    with Image.open(tmp_path / "p.jpg") as turned:
-        assert folder.opaque(turned).size == (4, 8)
-
-
 def test_an_image_beside_the_class_folders_is_named(image_folders):
     Image.new("RGB", (8, 8)).save(image_folders.source / "lost.png")
     with pytest.raises(AsgError, match="lies beside the class folders"):

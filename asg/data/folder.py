@@ -5,10 +5,12 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from asg import AsgError
-from asg.data.images import UNLABELLED, Domains, ImageSet, fingerprint_of, read_image, square
+from asg.data.images import UNLABELLED, Domains, ImageSet, fingerprint_of
+from asg.data.pixels import read_pixels
+from asg.recipes import version
 
 HELD_OUT = 10  # every tenth source image is held out for validation (departure 4)
 
@@ -34,15 +36,6 @@ def scan(folder: Path, what: str) -> dict[str, list[Path]]:
     return found
 
 
-def opaque(image: Image.Image) -> Image.Image:
-    """The image upright (as its EXIF says), on white where it is transparent: renders often have no ground."""
-    image = ImageOps.exif_transpose(image)
-    if not image.has_transparency_data:
-        return image
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-
-
 @cache
 def content_hash(path: Path, size: int, changed: int) -> str:
     """SHA-256 of a file, read once a process while its size in bytes and time of change (ns) stay."""
@@ -53,11 +46,11 @@ def image_set(files: list[Path], labels: list[int], classes: tuple[str, ...], si
     """Files as an :class:`ImageSet`; its fingerprint covers what the files hold, wherever they lie."""
     contents = [content_hash(p, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     return ImageSet(
-        lambda i: square(opaque(read_image(files[i])), size),
+        lambda i: read_pixels(files[i], size),
         torch.tensor(labels),
         classes,
         tuple(map(str, files)),
-        fingerprint_of(contents, labels, classes, size),
+        fingerprint_of(contents, labels, classes, size, version("folder")),
     )
 
 
