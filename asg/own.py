@@ -12,9 +12,9 @@ import torch
 from asg import AsgError, models, processes, records
 from asg.config import RunConfig, make_config
 from asg.data import mirrored
-from asg.data.folder import scan
 from asg.data.images import make_folder
 from asg.data.pixels import read_pixels
+from asg.data.scanner import class_folders
 from asg.metrics import answers
 from asg.trainers import classification, interpolation, self_training
 from asg.trainers.frozen import evaluation_batch
@@ -94,7 +94,7 @@ def adapt(
     ``overrides`` are fields of the adaptation. Raises :class:`AsgError` where the source's classes are not the model's.
     """
     start, config, classes = models.load_model(model)
-    if classes != (found := tuple(scan(source, "source"))):
+    if classes != (found := tuple(class_folders(source, "source"))):
         raise AsgError(f"{source} has the classes {', '.join(found)}, and {model} knows {', '.join(classes)}.")
     how = {"images": str(target), **overrides}
     config = make_config(config.model_dump(), {"source": str(source), "target": None, "adapt": how})

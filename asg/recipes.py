@@ -50,7 +50,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "visda17": ("as first recorded",),
     "pacs-cartoon": ("as first recorded",),
     "pacs-sketch": ("as first recorded",),
-    "folder": ("as first recorded", "pixels by the range of their type, metadata that cannot be read say nothing"),
+    "folder": ("as first recorded", "pixel types by their range, sub-folders are read and held out as designs"),
     "toy-scenes": ("as first recorded",),
     "scenes": ("as first recorded", "classes in five groups"),
     "gta5": ("as first recorded", "the paper's list of images"),

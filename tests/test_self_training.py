@@ -331,7 +331,7 @@ def test_a_model_of_own_folders_is_adapted_to_unlabelled_photos(own, capsys):
 def test_photos_that_are_missing_and_another_models_classes_are_a_sentence(own, tmp_path):
     source, photos, model, out = own
     (tmp_path / "none").mkdir()
-    with pytest.raises(AsgError, match="holds no image"):
+    with pytest.raises(AsgError, match="holds 0 images"):
         adapt_own(source, tmp_path / "none", model, out)
     with pytest.raises(AsgError, match="does not exist"):
         adapt_own(source, tmp_path / "nowhere", model, out)

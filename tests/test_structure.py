@@ -16,7 +16,7 @@ LEVELS = [
     ["asg.recipes"],
     ["asg.processes"],
     ["asg.data.images", "asg.data.indexed", "asg.data.grounds", "asg.data.augment"],
-    ["asg.data.segmentation", "asg.data.pixels"],
+    ["asg.data.segmentation", "asg.data.pixels", "asg.data.scanner"],
     ["asg.data.looks"],
     [
         "asg.data.folder",

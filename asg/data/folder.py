@@ -1,6 +1,7 @@
-"""Folders of images: ``DIR/<class>/<any name>.{jpg,png,…}``, as people have them."""
+"""Folders of images: ``DIR/<class>/<any name>.{jpg,png,…}``, also deeper, as people have them."""
 
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -10,30 +11,10 @@ from PIL import Image
 from asg import AsgError
 from asg.data.images import UNLABELLED, Domains, ImageSet, fingerprint_of
 from asg.data.pixels import read_pixels
-from asg.recipes import version
+from asg.data.scanner import class_folders, images_below
 
-HELD_OUT = 10  # every tenth source image is held out for validation (departure 4)
-
-
-def scan(folder: Path, what: str) -> dict[str, list[Path]]:
-    """Class → image files, both sorted. Hidden files are passed over; anything else must be an image."""
-    if not folder.is_dir():
-        raise AsgError(f"The {what} folder {folder} does not exist: give a folder with one sub-folder a class.")
-    extensions = Image.registered_extensions()
-    found: dict[str, list[Path]] = {}
-    if loose := next((p for p in sorted(folder.iterdir()) if p.suffix.lower() in extensions), None):
-        raise AsgError(f"{loose} lies beside the class folders of {folder}: move it into its class folder.")
-    for sub in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        files = sorted(p for p in sub.iterdir() if not p.name.startswith("."))
-        for path in files:
-            if path.is_dir() or path.suffix.lower() not in extensions:
-                raise AsgError(f"{path} is not an image: take it out of the class folder.")
-        if not files:
-            raise AsgError(f"The class folder {sub} is empty: add images or remove the folder.")
-        found[sub.name] = files
-    if not found:
-        raise AsgError(f"The {what} folder {folder} has no class folders: put images in {folder}/CLASS/.")
-    return found
+HELD_OUT = 10  # every tenth source image, or design, is held out for validation (departure 4)
+DESIGNS = 5  # sub-folders of a class from which on each is taken for a design of its own
 
 
 @cache
@@ -42,58 +23,84 @@ def content_hash(path: Path, size: int, changed: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def image_set(files: list[Path], labels: list[int], classes: tuple[str, ...], size: int) -> ImageSet:
-    """Files as an :class:`ImageSet`; its fingerprint covers what the files hold, wherever they lie."""
+def image_set(
+    files: list[Path], labels: list[int], classes: tuple[str, ...], size: int, designs: Sequence[object] | None = None
+) -> ImageSet:
+    """Files as an :class:`ImageSet`; its fingerprint covers what the files hold, wherever they lie.
+
+    ``designs``: what each image shows, where several show the same.
+    """
     contents = [content_hash(p, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    cluster = None
+    if designs is not None and len(set(designs)) < len(files):
+        numbers = {design: k for k, design in enumerate(dict.fromkeys(designs))}
+        cluster = torch.tensor([numbers[design] for design in designs])
     return ImageSet(
         lambda i: read_pixels(files[i], size),
         torch.tensor(labels),
         classes,
         tuple(map(str, files)),
-        fingerprint_of(contents, labels, classes, size, version("folder")),
+        fingerprint_of(contents, labels, classes, size, *([] if cluster is None else [cluster.tolist()])),
+        cluster=cluster,
     )
+
+
+def designs_of(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """What each image of a class shows: the design whose sub-folder it lies in, or itself.
+
+    Sub-folders are designs where no image of the class lies beside them and there are DESIGNS or more.
+    """
+    below = [path.relative_to(folder).parts for path in files]
+    names = {parts[0] for parts in below}
+    if len(names) < DESIGNS or any(len(parts) == 1 for parts in below):
+        return list(files)
+    return [folder / parts[0] for parts in below]
 
 
 def load(source: Path, target: Path | None, size: int) -> Domains:
     """Train on nine tenths of ``source``, validate on the rest, report on ``target`` (may be None).
 
+    Held out is every tenth image of a class, or of its designs every tenth with all its images (:func:`designs_of`).
     Raises :class:`AsgError` for a missing or empty folder, a file that is no image, and a target
     class that the source lacks. Source classes without target images are allowed.
     """
-    synthetic = scan(source, "source")
+    synthetic = {name: found.images for name, found in class_folders(source, "source").items()}
     if len(synthetic) < 2:
         raise AsgError(f"{source} has one class only: a classifier needs at least two class folders.")
     classes = tuple(synthetic)
-    train, held, train_y, held_y = [], [], [], []
-    for label, name in enumerate(classes):
-        if len(synthetic[name]) < 2:
+    train, held = [], []  # (file, label, design)
+    for label, (name, files) in enumerate(synthetic.items()):
+        if len(files) < 2:
             raise AsgError(f"The class {name!r} has one image in {source}: one is needed to train, one to validate.")
-        for i, path in enumerate(synthetic[name]):
-            chosen, chosen_y = (held, held_y) if i % HELD_OUT == 1 else (train, train_y)
-            chosen.append(path)
-            chosen_y.append(label)
+        designs = designs_of(source / name, files)
+        number = {design: k for k, design in enumerate(dict.fromkeys(designs))}
+        for path, design in zip(files, designs, strict=True):
+            (held if number[design] % HELD_OUT == 1 else train).append((path, label, design))
     photos = None
     if target is not None:
-        real = scan(target, "target")
+        real = class_folders(target, "target")
         if unknown := sorted(set(real) - set(classes)):
             raise AsgError(
                 f"The target {target} has classes that the source lacks: {', '.join(unknown)}; "
                 f"rename or remove them (the source has {', '.join(classes)})."
             )
-        pairs = [(path, classes.index(name)) for name, paths in real.items() for path in paths]
+        pairs = [(path, classes.index(name)) for name, found in real.items() for path in found.images]
         photos = image_set([p for p, _ in pairs], [y for _, y in pairs], classes, size)
-    return Domains(image_set(train, train_y, classes, size), image_set(held, held_y, classes, size), photos)
+    sets = []
+    for rows in (train, held):
+        files, labels, designs = (list(column) for column in zip(*rows, strict=True))
+        sets.append(image_set(files, labels, classes, size, designs))
+    return Domains(*sets, photos)
 
 
 def unlabelled(folder: Path, size: int) -> ImageSet:
     """Every image of a folder and its sub-folders, of no class (labels: UNLABELLED)."""
     if not folder.is_dir():
         raise AsgError(f"The folder {folder} of unlabelled images does not exist.")
-    extensions = Image.registered_extensions()
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in extensions and not p.name.startswith("."))
-    if not files:
-        raise AsgError(f"The folder {folder} holds no image: put unlabelled images into it.")
-    return image_set(files, [UNLABELLED] * len(files), (), size)
+    found = images_below(folder)
+    if not found.images:
+        raise AsgError(f"The folder {folder} holds {found}: put unlabelled images into it.")
+    return image_set(found.images, [UNLABELLED] * len(found.images), (), size)
 
 
 def export(images: ImageSet, to: Path, classes: tuple[str, ...], per_class: int) -> Path:

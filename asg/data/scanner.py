@@ -1,0 +1,98 @@
+"""Which files below a folder are images: one rule for training, adapting and predicting."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from asg import AsgError
+
+SYSTEM = {"thumbs.db", "desktop.ini", "__macosx"}  # what systems leave in people's folders
+HIDDEN, NO_IMAGE, NOTHING, CIRCLE = (
+    "hidden",
+    "no image that can be read here",
+    "a link to nothing",
+    "a link in a circle",
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Images below a folder, in the order of their paths, and what was left out: file → why."""
+
+    images: list[Path] = field(default_factory=list)
+    left_out: dict[Path, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """``24 images``, and what was left out: how many for which reason, with the endings of what no one can read."""
+        reasons = Counter(
+            f"{why} ({path.suffix.lower() or path.name})" if why == NO_IMAGE else why
+            for path, why in self.left_out.items()
+        )
+        told = ", ".join(f"{count} × {why}" for why, count in sorted(reasons.items()))
+        return f"{len(self.images):,} images" + (f"; left out: {told}" if told else "")
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a system or a program keeps it for itself."""
+    return path.name.startswith(".") or path.name.lower() in SYSTEM
+
+
+def is_image(path: Path) -> bool:
+    """Whether Pillow has a reader for such a name."""
+    return path.suffix.lower() in Image.registered_extensions()
+
+
+def entries(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted; one that may not be read is named."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise AsgError(f"The folder {folder} cannot be read ({error.strerror}): let it be readable.") from None
+
+
+def images_below(folder: Path) -> Found:
+    """Every image of a folder and of the folders in it, linked ones too; hidden files and folders are left out."""
+    found = Found()
+
+    def walk(inside: Path, above: frozenset[Path]) -> None:
+        for path in entries(inside):
+            if is_hidden(path):
+                found.left_out[path] = HIDDEN
+            elif path.is_dir():
+                if (real := path.resolve()) in above:
+                    found.left_out[path] = CIRCLE
+                else:
+                    walk(path, above | {real})
+            elif not path.exists():
+                found.left_out[path] = NOTHING
+            elif path.is_file() and is_image(path):
+                found.images.append(path)
+            else:
+                found.left_out[path] = NO_IMAGE
+
+    walk(folder, frozenset([folder.resolve()]))
+    return found
+
+
+def class_folders(folder: Path, what: str) -> dict[str, Found]:
+    """Class → what is below its folder, sorted by name.
+
+    Raises :class:`AsgError` for a folder that is missing or has no class folders, for an image that lies beside them,
+    and for a class folder without an image.
+    """
+    if not folder.is_dir():
+        raise AsgError(f"The {what} folder {folder} does not exist: give a folder with one sub-folder a class.")
+    visible = [path for path in entries(folder) if not is_hidden(path)]
+    if loose := next((path for path in visible if path.is_file() and is_image(path)), None):
+        raise AsgError(f"{loose} lies beside the class folders of {folder}: move it into its class folder.")
+    classes = {path.name: images_below(path) for path in visible if path.is_dir()}
+    if not classes:
+        raise AsgError(f"The {what} folder {folder} has no class folders: put images in {folder}/CLASS/.")
+    for name, found in classes.items():
+        if not found.images:
+            raise AsgError(f"The class folder {folder / name} holds {found}: add images or remove the folder.")
+    return classes
