@@ -1,9 +1,11 @@
 """People's own folders: a model of renders, its report, and its adaptation to unlabelled photos."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,10 @@ import torch
 
 from asg import AsgError, models, processes, records
 from asg.config import RunConfig, make_config
-from asg.data import mirrored
+from asg.data import mirrored, read_domains, unlabelled
 from asg.data.images import make_folder
 from asg.data.pixels import read_pixels
-from asg.data.scanner import class_folders
+from asg.data.scanner import Found, class_folders, images_below
 from asg.metrics import answers
 from asg.trainers import classification, interpolation, self_training
 from asg.trainers.frozen import evaluation_batch
@@ -49,14 +51,31 @@ def recipe(name: str | None) -> dict:
 
 
 @contextmanager
-def own_folder(out: Path, config: RunConfig) -> Iterator[Path]:
-    """``out``, held by this process alone, with nothing in it that another configuration began."""
+def own_folder(out: Path, made_of: dict[str, object]) -> Iterator[Path]:
+    """``out``, held by this process alone, with nothing in it that was begun from anything else.
+
+    ``made_of``: what a run is made of, in words → what identifies it (JSON).
+    """
     with records.lock(folder := make_folder(out)):
-        kept = folder / "config.json"
-        if any(folder.rglob("checkpoint.pt")) and kept.exists() and kept.read_text() != config.to_json():
-            raise AsgError(f"{folder} holds an unfinished run of other settings: give another --out, or remove it.")
-        records.write_text(kept, config.to_json())
+        kept, now = folder / "config.json", json.loads(json.dumps(made_of))
+        if any(folder.rglob("checkpoint.pt")) and kept.exists() and (before := json.loads(kept.read_text())) != now:
+            other = " and ".join(name for name in now if before.get(name) != now[name])
+            raise AsgError(f"{folder} holds an unfinished run of other {other}: give another --out, or remove it.")
+        records.write_text(kept, json.dumps(now))
         yield folder
+
+
+def told(what: str, folder: Path, found: Found, classes: int = 0) -> None:
+    """Say what was read below a folder, and what was not."""
+    of = f" of {classes} classes" if classes else ""
+    print(f"{what} {folder}: {str(found).replace(' images', f' images{of}', 1)}")
+
+
+def tell(what: str, folder: Path) -> None:
+    """:func:`told` of class folders."""
+    classes = class_folders(folder, what)
+    left_out = {path: why for found in classes.values() for path, why in found.left_out.items()}
+    told(what, folder, Found([path for found in classes.values() for path in found.images], left_out), len(classes))
 
 
 def model_of(
@@ -64,19 +83,27 @@ def model_of(
 ) -> dict:
     """Train on folders (resumed if ``out`` holds a checkpoint), write model and report, return the result.
 
-    ``how``: the name of a :func:`recipe`, which ``overrides`` change further.
+    ``how``: the name of a :func:`recipe`, which ``overrides`` change further. Names, order and files are read once,
+    before the training.
     """
     folders = {"source": str(source), "target": str(target) if target else None}
     config = make_config(PROFILE, recipe(how), folders, overrides)
     make_accelerator(config, device)  # the processes meet before the first thing that one does for all
-    with processes.held(own_folder(out, config)) as folder:
-        result, student = classification.train(config.model_copy(update={"interpolate": None}), folder, device)
+    tell("source", source)
+    if target is not None:
+        tell("target", target)
+    domains = read_domains(config)
+    classes = domains.source.classes
+    made_of = {"settings": config.model_dump(), "images": domains.fingerprint, "classes": classes}
+    with processes.held(own_folder(out, made_of)) as folder:
+        whole = config.model_copy(update={"interpolate": None})
+        result, student = classification.train(whole, folder, device, domains=domains)
         if config.interpolate is not None:
-            between, student = interpolation.train(config, classification, student, device)
+            prepare = partial(classification.prepare, domains=domains)
+            between, student = interpolation.train(config, prepare, student, device)
             result = {**result, "final": between["final"], "evaluations": [*result["evaluations"], between["final"]]}
 
         def keep() -> None:
-            classes = tuple(sorted(p.name for p in source.iterdir() if p.is_dir() and not p.name.startswith(".")))
             models.save_model(student, config, classes, folder)
             records.write_text(folder / "report.json", json.dumps({**result, **records.provenance()}, indent=1))
             records.write_text(folder / "report.md", report(result, config))
@@ -94,12 +121,18 @@ def adapt(
     ``overrides`` are fields of the adaptation. Raises :class:`AsgError` where the source's classes are not the model's.
     """
     start, config, classes = models.load_model(model)
-    if classes != (found := tuple(class_folders(source, "source"))):
-        raise AsgError(f"{source} has the classes {', '.join(found)}, and {model} knows {', '.join(classes)}.")
     how = {"images": str(target), **overrides}
     config = make_config(config.model_dump(), {"source": str(source), "target": None, "adapt": how})
     make_accelerator(config, device)
-    with processes.held(own_folder(out, config)) as folder:
+    tell("source", source)
+    images, domains = unlabelled(config), read_domains(config)
+    told("target", target, images_below(target))
+    if classes != (found := domains.source.classes):
+        raise AsgError(f"{source} has the classes {', '.join(found)}, and {model} knows {', '.join(classes)}.")
+    weights = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+    prints = [domains.fingerprint, images.fingerprint]
+    made_of = {"settings": config.model_dump(), "images": prints, "classes": classes, "start": weights}
+    with processes.held(own_folder(out, made_of)) as folder:
         result, student = self_training.train(config, folder, start, device)
 
         def keep() -> None:

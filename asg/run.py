@@ -106,7 +106,7 @@ def training(
         return self_training.train(config, folder, start, device, on_evaluation, stop)
     if config.interpolate is not None:
         end = trained(config.model_copy(update={"interpolate": None}), device)
-        return interpolation.train(config, base, end, device)
+        return interpolation.train(config, base.prepare, end, device)
     return base.train(config, folder, device, on_evaluation, stop)
 
 

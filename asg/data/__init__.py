@@ -118,9 +118,9 @@ READERS: dict[str, Callable[[RunConfig], Domains | SegmentationDomains]] = {
 }
 
 
-def load_domains(config: RunConfig) -> Domains:
-    """:func:`read_domains`, decoded once and read from a memory map from then on."""
-    domains = read_domains(config)
+def load_domains(config: RunConfig, domains: Domains | None = None) -> Domains:
+    """:func:`read_domains`, or ``domains`` that were read so, decoded once and read from a memory map from then on."""
+    domains = domains or read_domains(config)
     decoded = {
         role: materialise(images, config.size, cache_root() / "images", f"{config.data} {role}")
         for role, images in sets_of(domains).items()

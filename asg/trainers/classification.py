@@ -144,9 +144,9 @@ def make_evaluation(student: Student, domains: Domains, config: RunConfig, devic
     return evaluate
 
 
-def prepare(config: RunConfig, accelerator: Accelerator) -> Task:
-    """Data, network, objective and evaluation of a classification run."""
-    domains = load_domains(config)
+def prepare(config: RunConfig, accelerator: Accelerator, domains: Domains | None = None) -> Task:
+    """Data, network, objective and evaluation of a classification run; ``domains``: its data, if they were read."""
+    domains = load_domains(config, domains)
     student = build(config, len(domains.source.classes)).to(accelerator.device)
     evaluate = make_evaluation(student, domains, config, accelerator.device)
     source = domains.source
@@ -172,6 +172,7 @@ def train(
     device: str | None = None,
     on_evaluation: Callable[[dict], None] = lambda evaluation: None,
     stop: int | None = None,
+    domains: Domains | None = None,
 ) -> tuple[dict, Student]:
-    """One run: see :func:`asg.trainers.task.conduct`."""
-    return conduct(config, folder, device, prepare, on_evaluation, stop)
+    """One run: see :func:`asg.trainers.task.conduct`; ``domains`` as for :func:`prepare`."""
+    return conduct(config, folder, device, partial(prepare, domains=domains), on_evaluation, stop)

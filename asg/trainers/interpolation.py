@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from types import ModuleType
+from collections.abc import Callable
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from asg.config import RunConfig
 from asg.data.images import total_steps
 from asg.trainers.loop import Progress, is_finite, make_accelerator, raise_diverged
-from asg.trainers.task import cpu_threads, result_of
+from asg.trainers.task import Task, cpu_threads, result_of
 
 
 @torch.no_grad()
@@ -29,15 +30,17 @@ def interpolate(network: nn.Module, trained: nn.Module, share: float) -> None:
         weight.lerp_(end, 1.0 if name.startswith("task_head.") else share)
 
 
-def train(config: RunConfig, base: ModuleType, trained: nn.Module, device: str | None = None) -> tuple[dict, nn.Module]:
+def train(
+    config: RunConfig, prepare: Callable[[RunConfig, Accelerator], Task], trained: nn.Module, device: str | None = None
+) -> tuple[dict, nn.Module]:
     """The result and network at ``config.interpolate`` between the start of ``config`` and what it has ``trained``.
 
-    ``base`` is the trainer of the task. The one evaluation is that of a training's end; nothing is trained here.
+    ``prepare`` is that of the task's trainer. The one evaluation is that of a training's end; nothing is trained here.
     """
     with cpu_threads(config.threads):
         accelerator = make_accelerator(config, device)
         began = time.monotonic()
-        task = base.prepare(config, accelerator)
+        task = prepare(config, accelerator)
         prepared, began = time.monotonic() - began, time.monotonic()
         interpolate(task.network, trained, config.interpolate)
         steps = total_steps(config, len(task.images))

@@ -1,0 +1,102 @@
+"""Own folders over time: what a run continues, what names it keeps, what it says of the files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from asg import AsgError, models, own
+from asg.cli import app
+from asg.trainers import classification
+
+TINY = {
+    "backbone": "timm:test_efficientnet", "weights": "random", "size": 32, "head_width": 8, "steps": 4, "batch": 4,
+    "warmup": 2, "evaluations": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def stopped(workplace, image_folders) -> Path:
+    """A model's folder whose run looks as if it had been stopped."""
+    out = workplace.data / "model"
+    own.model_of(image_folders.source, image_folders.target, out, TINY, "cpu")
+    (out / "checkpoint.pt").write_bytes(b"of a run that was stopped")
+    return out
+
+
+def rename(folders, name: str, to: str) -> None:
+    for folder in vars(folders).values():
+        if (folder / name).exists():
+            (folder / name).rename(folder / to)
+
+
+def test_a_stopped_run_is_not_continued_on_renamed_classes(stopped, image_folders):
+    rename(image_folders, "apple", "zebra")
+    with pytest.raises(AsgError, match=r"unfinished run of other images and classes: give another --out"):
+        own.model_of(image_folders.source, image_folders.target, stopped, TINY, "cpu")
+
+
+def test_nor_with_another_class(stopped, image_folders):
+    (image_folders.source / "dog").mkdir()
+    for k in range(3):
+        Image.new("RGB", (32, 32), (k, 0, 0)).save(image_folders.source / "dog" / f"{k}.png")
+    with pytest.raises(AsgError, match="other images and classes"):
+        own.model_of(image_folders.source, image_folders.target, stopped, TINY, "cpu")
+
+
+def test_nor_with_a_changed_image(stopped, image_folders):
+    Image.new("RGB", (32, 32), "red").save(image_folders.target / "cup" / "00.png")
+    with pytest.raises(AsgError, match=r"unfinished run of other images: "):
+        own.model_of(image_folders.source, image_folders.target, stopped, TINY, "cpu")
+
+
+def test_a_rename_during_the_training_does_not_reach_the_names_of_the_model(workplace, image_folders, monkeypatch):
+    train = classification.train
+
+    def renaming(*given: object, **named: object) -> tuple:
+        done = train(*given, **named)
+        rename(image_folders, "apple", "zebra")  # it would be the last class now
+        return done
+
+    monkeypatch.setattr(classification, "train", renaming)
+    out = workplace.data / "model"
+    own.model_of(image_folders.source, image_folders.target, out, {**TINY, "interpolate": 0.5}, "cpu")
+    assert models.load_model(out)[2] == ("apple", "boat", "cup")
+
+
+def test_an_adaptation_is_not_continued_from_a_model_that_was_trained_anew(workplace, image_folders, monkeypatch):
+    monkeypatch.setattr(own.self_training, "train", lambda config, folder, start, device: ({}, start))
+    source, target = image_folders.source, image_folders.target
+    model, out = workplace.data / "model", workplace.data / "adapted"
+    how = {"rounds": 1}
+    own.model_of(source, None, model, TINY, "cpu")
+    own.adapt(model, source, target, out, how, "cpu")
+    (out / "round-1").mkdir()
+    (out / "round-1" / "checkpoint.pt").write_bytes(b"of a round that was stopped")
+    own.model_of(source, None, model, {**TINY, "steps": 5}, "cpu")
+    with pytest.raises(AsgError, match=r"unfinished run of other settings and start: "):
+        own.adapt(model, source, target, out, how, "cpu")
+    photo = next(target.rglob("*.png"))
+    Image.new("RGB", (32, 32), "red").save(photo)
+    with pytest.raises(AsgError, match="other settings and images and start"):
+        own.adapt(model, source, target, out, how, "cpu")
+
+
+def test_what_was_read_and_what_was_left_out_is_said(workplace, image_folders):
+    (image_folders.source / "cup" / "a.heic").touch()
+    hidden = image_folders.target / "cup" / ".thumbnails"
+    hidden.mkdir()
+    Image.new("RGB", (8, 8)).save(hidden / "a.png")
+    settings = [word for name, value in TINY.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    folders = ["--source", image_folders.source, "--target", image_folders.target, "--out", workplace.data / "model"]
+    done = CliRunner().invoke(app, ["train", *map(str, folders), "--device", "cpu", *settings])
+    assert done.exit_code == 0, done.output
+    source, target = done.stdout.splitlines()[:2]
+    assert source == (
+        f"source {image_folders.source}: 36 images of 3 classes; left out: 1 × no image that can be read here (.heic)"
+    )
+    assert target == f"target {image_folders.target}: 8 images of 2 classes; left out: 1 × hidden"
