@@ -1,5 +1,6 @@
 """The `asg` command for people's own folders; the book's commands are added in :mod:`asg_book.cli`."""
 
+import codecs
 import csv
 import json
 import os
@@ -60,8 +61,9 @@ def train(
     device: Device = None,
 ) -> None:
     """Train on your own renders, with proxy guidance or by another recipe, and report on your own photos."""
-    own.model_of(source, target, out, parse_settings(settings), device, recipe)
-    print(f"\n{(out / 'report.md').read_text()}\nThe model is in {out}: `asg predict {out} IMAGE …` uses it.")
+    own.model_of(source, target, out, parse_settings(settings), device, recipe, print)
+    report = (out / "report.md").read_text("utf-8", "surrogateescape")
+    print(f"\n{report}\nThe model is in {out}: `asg predict {out} IMAGE …` uses it.")
 
 
 @app.command()
@@ -74,7 +76,7 @@ def adapt(
     device: Device = None,
 ) -> None:
     """Adapt a model to your own unlabelled photos by self-training."""
-    result, classes = own.adapt(model, source, target, out, parse_settings(settings), device)
+    result, classes = own.adapt(model, source, target, out, parse_settings(settings), device, print)
     labelled = result["final"]["labelled"]
     print(f"Adapted in {result['seconds']:.0f} s. Pseudo-labels of the last round:")
     print("\n".join(f"  {name:20} {count}" for name, count in zip(classes, labelled, strict=True)))
@@ -93,6 +95,15 @@ def predict(
         writer.writerow([path, name, f"{probability:.4f}"])
 
 
+def as_it_is(error: UnicodeEncodeError) -> tuple[bytes, int]:
+    """Bytes for what a terminal's encoding does not have: the bytes of a file's name, or an escape."""
+    letters = error.object[error.start : error.end]
+    return b"".join(
+        bytes([ord(letter) - 0xDC00]) if "\udc80" <= letter <= "\udcff" else letter.encode("ascii", "backslashreplace")
+        for letter in letters
+    ), error.end
+
+
 def stop(*_: object) -> None:
     """End at once, with a sentence (typer would catch the KeyboardInterrupt and say nothing)."""
     sys.exit("\nStopped. The same command goes on from the last checkpoint." if processes.is_main() else 1)
@@ -104,8 +115,11 @@ def main() -> None:
     Of several processes the main one prints. What ends another process alone is said by that one.
     """
     signal.signal(signal.SIGINT, stop)
+    codecs.register_error("as it is", as_it_is)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="as it is")
     if not processes.is_main():
-        sys.stdout = Path(os.devnull).open("w")
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")
     try:
         app(standalone_mode=True)
     except AsgError as error:

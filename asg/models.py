@@ -238,7 +238,7 @@ def save_model(student: Student, config: RunConfig, classes: tuple[str, ...], fo
     try:
         save_file(state, folder / "model.safetensors")
         described = {"config": config.model_dump(), "classes": classes, "imagenet": student.kept_head.out_features}
-        (folder / "model.json").write_text(json.dumps(described, indent=1))
+        (folder / "model.json").write_text(json.dumps(described, indent=1), "utf-8")
     except (OSError, SafetensorError) as error:  # the second is its word for a full disk
         raise AsgError(f"The model cannot be written to {folder} ({error}): free some space.") from None
 
@@ -246,7 +246,7 @@ def save_model(student: Student, config: RunConfig, classes: tuple[str, ...], fo
 def load_model(folder: Path) -> tuple[Student, RunConfig, tuple[str, ...]]:
     """The student, settings and class names that :func:`save_model` wrote."""
     try:
-        described = json.loads((folder / "model.json").read_text())
+        described = json.loads((folder / "model.json").read_text("utf-8"))
         config, classes = RunConfig(**described["config"]), tuple(described["classes"])
     except (OSError, KeyError, TypeError, ValueError) as error:  # ValueError: no JSON, or settings that are not valid
         raise AsgError(f"{folder} holds no saved model ({error}): give a folder that `asg train` wrote.") from None

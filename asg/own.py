@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -58,40 +58,45 @@ def own_folder(out: Path, made_of: dict[str, object]) -> Iterator[Path]:
     """
     with records.lock(folder := make_folder(out)):
         kept, now = folder / "config.json", json.loads(json.dumps(made_of))
-        if any(folder.rglob("checkpoint.pt")) and kept.exists() and (before := json.loads(kept.read_text())) != now:
+        if (
+            any(folder.rglob("checkpoint.pt"))
+            and kept.exists()
+            and (before := json.loads(kept.read_text("utf-8"))) != now
+        ):
             other = " and ".join(name for name in now if before.get(name) != now[name])
             raise AsgError(f"{folder} holds an unfinished run of other {other}: give another --out, or remove it.")
         records.write_text(kept, json.dumps(now))
         yield folder
 
 
-def told(what: str, folder: Path, found: Found, classes: int = 0) -> None:
-    """Say what was read below a folder, and what was not."""
-    of = f" of {classes} classes" if classes else ""
-    print(f"{what} {folder}: {str(found).replace(' images', f' images{of}', 1)}")
-
-
-def tell(what: str, folder: Path) -> None:
-    """:func:`told` of class folders."""
+def read_below(what: str, folder: Path) -> str:
+    """What is read below a folder of class folders, and what is left out, in one line."""
     classes = class_folders(folder, what)
     left_out = {path: why for found in classes.values() for path, why in found.left_out.items()}
-    told(what, folder, Found([path for found in classes.values() for path in found.images], left_out), len(classes))
+    whole = Found(folder, [path for found in classes.values() for path in found.images], left_out)
+    return f"{what} {folder}: {str(whole).replace(' images', f' images of {len(classes)} classes', 1)}"
 
 
 def model_of(
-    source: Path, target: Path | None, out: Path, overrides: dict, device: str | None = None, how: str | None = None
+    source: Path,
+    target: Path | None,
+    out: Path,
+    overrides: dict,
+    device: str | None = None,
+    how: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict:
     """Train on folders (resumed if ``out`` holds a checkpoint), write model and report, return the result.
 
     ``how``: the name of a :func:`recipe`, which ``overrides`` change further. Names, order and files are read once,
-    before the training.
+    before the training; ``say`` is told what is left out.
     """
     folders = {"source": str(source), "target": str(target) if target else None}
     config = make_config(PROFILE, recipe(how), folders, overrides)
     make_accelerator(config, device)  # the processes meet before the first thing that one does for all
-    tell("source", source)
-    if target is not None:
-        tell("target", target)
+    for what, images in (("source", source), ("target", target)):
+        if images is not None:
+            say(read_below(what, images))
     domains = read_domains(config)
     classes = domains.source.classes
     made_of = {"settings": config.model_dump(), "images": domains.fingerprint, "classes": classes}
@@ -114,7 +119,13 @@ def model_of(
 
 
 def adapt(
-    model: Path, source: Path, target: Path, out: Path, overrides: dict, device: str | None = None
+    model: Path,
+    source: Path,
+    target: Path,
+    out: Path,
+    overrides: dict,
+    device: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> tuple[dict, tuple[str, ...]]:
     """Adapt a model to the images below ``target`` (resumed if ``out`` holds a checkpoint); the result and the classes.
 
@@ -124,9 +135,9 @@ def adapt(
     how = {"images": str(target), **overrides}
     config = make_config(config.model_dump(), {"source": str(source), "target": None, "adapt": how})
     make_accelerator(config, device)
-    tell("source", source)
     images, domains = unlabelled(config), read_domains(config)
-    told("target", target, images_below(target))
+    say(read_below("source", source))
+    say(f"target {target}: {images_below(target)}")
     if classes != (found := domains.source.classes):
         raise AsgError(f"{source} has the classes {', '.join(found)}, and {model} knows {', '.join(classes)}.")
     weights = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()

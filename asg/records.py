@@ -85,7 +85,7 @@ def read(path: Path, formats: tuple[int, ...] = (FORMAT,)) -> list[dict]:
     if not path.exists():
         return []
     records = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
@@ -178,7 +178,7 @@ def write_text(path: Path, text: str) -> None:
     """Write ``path`` atomically: the old content or the new, never a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_text(text)
+        partial.write_text(text, "utf-8", "surrogateescape")  # names of files that are no UTF-8, as they are
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

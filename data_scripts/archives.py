@@ -129,7 +129,7 @@ def write(path: Path, content: bytes) -> None:
 def unpack(archives: Sequence[Path], root: Path, extract: Callable[[], None]) -> None:
     """Call ``extract`` if no archive differs from what ``ROOT/SHA256SUMS`` records; record those that are new."""
     sums_file = root / SUMS
-    lines = sums_file.read_text().splitlines() if sums_file.exists() else []
+    lines = sums_file.read_text("utf-8").splitlines() if sums_file.exists() else []
     sums = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     for archive in archives:
         digest = sha256(archive)
@@ -140,7 +140,7 @@ def unpack(archives: Sequence[Path], root: Path, extract: Callable[[], None]) ->
                 "or delete its line there if you trust this one."
             )
     extract()
-    sums_file.write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()))
+    sums_file.write_text("".join(f"{digest}  {name}\n" for name, digest in sums.items()), "utf-8")
 
 
 def extract_zips(archives: Sequence[Path], folder: Path, pattern: str) -> None:

@@ -60,7 +60,7 @@ def read_obj(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Positions ``(V, 3)`` and triangles ``(F, 3)`` of an OBJ file; a polygon is cut into a fan of triangles."""
     points, triangles = [], []
     try:
-        lines = path.read_text(errors="replace").splitlines()
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         raise AsgError(f"The mesh {path} is missing: run `python data_scripts/cad.py` to obtain it.") from None
     for number, line in enumerate(lines, 1):

@@ -93,7 +93,7 @@ def faults_of(folder: Path, count: int) -> list[str]:
         return [f"{folder / LIST} is missing" + (f" (published at {TEST_LIST})" if folder.name == "test" else "")]
     by_class = folder.name != "test"  # the test photographs lie in trunk00, trunk01, …
     listed, malformed, mislabelled, repeated = set(), [], [], []
-    for number, line in enumerate((folder / LIST).read_text(errors="replace").splitlines(), 1):
+    for number, line in enumerate((folder / LIST).read_text("utf-8", errors="replace").splitlines(), 1):
         name, _, label = line.strip().rpartition(" ")
         if "/" not in name or not label.isdecimal() or int(label) >= len(CLASSES):
             malformed.append(f"line {number}: {line}")

@@ -175,7 +175,7 @@ def _truncate(path: Path) -> None:
 
 
 def _text(path: Path) -> None:
-    path.write_text("this is text")
+    path.write_text("this is text", encoding="utf-8")
 
 
 def _empty(path: Path) -> None:

@@ -565,7 +565,7 @@ if __name__ == "__main__":
         child.send_signal(signal.SIGINT)
         said = "Interrupted: run again to continue.\n"
     else:
-        worker = max(map(int, Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()))
+        worker = max(map(int, Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text(encoding="utf-8").split()))
         os.kill(worker, signal.SIGKILL)
         said = "A process that rendered was ended, perhaps for lack of memory: run again with fewer --jobs.\n"
     _, errors = child.communicate()

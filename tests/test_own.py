@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,3 +103,24 @@ def test_what_was_read_and_what_was_left_out_is_said(workplace, image_folders):
         f"source {image_folders.source}: 36 images of 3 classes; left out: 1 × no image that can be read here (.heic)"
     )
     assert target == f"target {image_folders.target}: 8 images of 2 classes; left out: 1 × hidden"
+
+
+POOR = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}  # ASCII alone, as in a bare container
+
+
+@pytest.mark.parametrize("name", ["tasse ☕", b"b\xf6t".decode("utf-8", "surrogateescape")], ids=["UTF-8", "Latin-1"])
+def test_any_name_is_trained_on_reported_and_predicted_under_a_poor_locale(workplace, image_folders, name: str):
+    rename(image_folders, "cup", name)
+    out, photo = workplace.data / "model", image_folders.target / name / "00.png"
+    settings = [word for field, value in TINY.items() for word in ("--set", f"{field}={json.dumps(value)}")]
+    folders = ["--source", image_folders.source, "--target", image_folders.target, "--out", out]
+    asg = [sys.executable, "-m", "asg.cli"]
+    told = subprocess.run([*asg, "train", *folders, *settings], env={**os.environ, **POOR}, capture_output=True)
+    assert told.returncode == 0, told.stderr.decode()
+    shown = rb"tasse \u2615" if name.startswith("tasse") else os.fsencode(name)
+    assert shown in told.stdout and rb"\u03bb = 0.1" in told.stdout  # a letter that ASCII lacks is an escape
+    report = (out / "report.md").read_bytes()
+    assert os.fsencode(name) in report and "λ = 0.1".encode() in report
+    assert name in models.load_model(out)[2]  # read under this locale
+    rows = subprocess.run([*asg, "predict", out, photo], env={**os.environ, **POOR}, capture_output=True).stdout
+    assert os.fsencode(photo) in rows

@@ -346,7 +346,7 @@ def test_the_authors_split_of_gta5_is_taken_when_asked_for(site, given, tmp_path
 
 
 def list_of(path: Path, numbers: list[int]) -> Path:
-    path.write_text("".join(f"images/{n:05}.png\n" for n in numbers))
+    path.write_text("".join(f"images/{n:05}.png\n" for n in numbers), encoding="utf-8")
     return path
 
 

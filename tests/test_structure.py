@@ -7,6 +7,7 @@ import pytest
 
 import asg
 import asg_book
+from asg import records
 
 PACKAGES = [Path(package.__file__).parent for package in (asg, asg_book)]
 # From the lowest to the highest: a module imports from levels below its own only; a new one must be given its level.
@@ -146,3 +147,23 @@ def test_device_and_random_generator_are_never_global(name: str):
     calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call) and id(node) not in inside]
     seeds = {"torch.manual_seed", "torch.cuda.manual_seed_all", "np.random.seed", "random.seed", "set_seed"}
     assert [call for call in calls if call.endswith(".cuda") or call in seeds] == []
+
+
+READING = sorted(
+    path
+    for part in ("asg", "book/asg_book", "data_scripts", "benchmarks")
+    for path in (records.REPOSITORY / part).rglob("*.py")
+)
+
+
+@pytest.mark.parametrize("path", READING, ids=lambda path: path.stem)
+def test_whatever_is_read_or_written_as_text_names_its_encoding(path: Path):
+    """The locale's is another one from machine to machine."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        named = {keyword.arg for keyword in node.keywords}
+        before = {"read_text": 0, "write_text": 1}.get(node.func.attr)
+        ours = isinstance(node.func.value, ast.Name) and node.func.value.id == "records"
+        if before is not None and not ours:
+            assert "encoding" in named or len(node.args) > before, f"{path.name}, line {node.lineno}"

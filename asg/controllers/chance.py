@@ -50,7 +50,7 @@ def given_ratios(control: Control) -> tuple[float, ...]:
         return control.ratios
     path = control_path(control)
     try:
-        return tuple(json.loads(path.read_text())["trials"][0]["ratios"].values())
+        return tuple(json.loads(path.read_text("utf-8"))["trials"][0]["ratios"].values())
     except (OSError, ValueError, LookupError, AttributeError) as error:
         raise AsgError(f"{path} holds no search ({error}): `asg policy search` makes it.") from None
 

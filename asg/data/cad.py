@@ -31,7 +31,7 @@ REMEDY = "run `python data_scripts/cad.py` to obtain, render and check the bench
 @cache
 def imagenet_classes() -> dict[str, list[int]]:
     """Each class → the ImageNet classes that mean it (none for *helicopter* and *house*)."""
-    return json.loads((Path(__file__).parent / "cad_classes.json").read_text())
+    return json.loads((Path(__file__).parent / "cad_classes.json").read_text("utf-8"))
 
 
 def index(split: str) -> tuple[Row, ...]:

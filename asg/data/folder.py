@@ -64,15 +64,16 @@ def load(source: Path, target: Path | None, size: int) -> Domains:
     Raises :class:`AsgError` for a missing or empty folder, a file that is no image, and a target
     class that the source lacks. Source classes without target images are allowed.
     """
-    synthetic = {name: found.images for name, found in class_folders(source, "source").items()}
+    synthetic = class_folders(source, "source")
     if len(synthetic) < 2:
         raise AsgError(f"{source} has one class only: a classifier needs at least two class folders.")
     classes = tuple(synthetic)
     train, held = [], []  # (file, label, design)
-    for label, (name, files) in enumerate(synthetic.items()):
+    for label, (name, found) in enumerate(synthetic.items()):
+        files = found.images
         if len(files) < 2:
             raise AsgError(f"The class {name!r} has one image in {source}: one is needed to train, one to validate.")
-        designs = designs_of(source / name, files)
+        designs = designs_of(found.folder, files)
         number = {design: k for k, design in enumerate(dict.fromkeys(designs))}
         for path, design in zip(files, designs, strict=True):
             (held if number[design] % HELD_OUT == 1 else train).append((path, label, design))

@@ -44,7 +44,7 @@ def index() -> tuple[Row, ...]:
 @cache
 def imagenet_classes() -> dict[str, list[int]]:
     """Each class → the ImageNet classes that mean it (none for *plant*: ImageNet has no trees)."""
-    return json.loads((HERE / "mini_classes.json").read_text())
+    return json.loads((HERE / "mini_classes.json").read_text("utf-8"))
 
 
 def cut_out(path: Path) -> Image.Image:

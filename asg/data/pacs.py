@@ -38,7 +38,7 @@ def imagenet_classes() -> dict[str, list[int]]:
     the electric one. ImageNet has neither giraffes nor persons, and houses of special kinds only (barn, boathouse,
     mobile home, palace): none counts.
     """
-    return json.loads(Path(__file__).with_name("pacs_classes.json").read_text())
+    return json.loads(Path(__file__).with_name("pacs_classes.json").read_text("utf-8"))
 
 
 def image_set(root: Path, domain: str, split: str, size: int) -> ImageSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +22,9 @@ HIDDEN, NO_IMAGE, NOTHING, CIRCLE = (
 
 @dataclass(frozen=True)
 class Found:
-    """Images below a folder, in the order of their paths, and what was left out: file → why."""
+    """Images below ``folder``, in the order of their paths, and what was left out: file → why."""
 
+    folder: Path
     images: list[Path] = field(default_factory=list)
     left_out: dict[Path, str] = field(default_factory=dict)
 
@@ -34,6 +36,11 @@ class Found:
         )
         told = ", ".join(f"{count} × {why}" for why, count in sorted(reasons.items()))
         return f"{len(self.images):,} images" + (f"; left out: {told}" if told else "")
+
+
+def name_of(path: Path) -> str:
+    """The name of a folder, the same under every locale: its bytes as UTF-8."""
+    return os.fsencode(path.name).decode("utf-8", "surrogateescape")
 
 
 def is_hidden(path: Path) -> bool:
@@ -56,7 +63,7 @@ def entries(folder: Path) -> list[Path]:
 
 def images_below(folder: Path) -> Found:
     """Every image of a folder and of the folders in it, linked ones too; hidden files and folders are left out."""
-    found = Found()
+    found = Found(folder)
 
     def walk(inside: Path, above: frozenset[Path]) -> None:
         for path in entries(inside):
@@ -89,10 +96,9 @@ def class_folders(folder: Path, what: str) -> dict[str, Found]:
     visible = [path for path in entries(folder) if not is_hidden(path)]
     if loose := next((path for path in visible if path.is_file() and is_image(path)), None):
         raise AsgError(f"{loose} lies beside the class folders of {folder}: move it into its class folder.")
-    classes = {path.name: images_below(path) for path in visible if path.is_dir()}
+    classes = {name_of(path): images_below(path) for path in visible if path.is_dir()}
     if not classes:
         raise AsgError(f"The {what} folder {folder} has no class folders: put images in {folder}/CLASS/.")
-    for name, found in classes.items():
-        if not found.images:
-            raise AsgError(f"The class folder {folder / name} holds {found}: add images or remove the folder.")
+    if empty := next((name for name, found in classes.items() if not found.images), None):
+        raise AsgError(f"The class folder {folder / empty} holds {classes[empty]}: add images or remove the folder.")
     return classes

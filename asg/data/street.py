@@ -151,7 +151,7 @@ def read_list(path: Path, there: Collection[str]) -> set[str]:
             f"{SPLIT} (the authors' split) or to null (all images)."
         )
     named: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         if not line.strip():
             continue
         name = line.strip().rpartition("/")[2]

@@ -34,7 +34,7 @@ def read_list(root: Path, split: str) -> list[tuple[str, int]]:
             "or give the folder that holds train/ and validation/ as source."
         )
     rows = []
-    for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1):
+    for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
         name, _, label = line.strip().rpartition(" ")
         if not name or not label.isdecimal() or int(label) >= len(CLASSES):
             raise AsgError(f"{path}, line {number}: expected 'class/file label', got {line!r}; obtain the list again.")

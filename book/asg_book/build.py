@@ -53,7 +53,7 @@ def execute(notebook: Path) -> float:
     stamp = out.with_suffix(".json")
     ours = [records.REPOSITORY / part for part in ("asg", "book/asg_book", "policies", "requirements.lock")]
     state = "-".join([digest_of([notebook, records.results_root(), *ours]), *benchmarks()])
-    if out.exists() and stamp.exists() and (kept := json.loads(stamp.read_text()))["state"] == state:
+    if out.exists() and stamp.exists() and (kept := json.loads(stamp.read_text("utf-8")))["state"] == state:
         return kept["seconds"]
     out.parent.mkdir(parents=True, exist_ok=True)
     partial, began = out.with_name(f"running-{out.name}"), time.monotonic()
@@ -67,7 +67,7 @@ def execute(notebook: Path) -> float:
         raise AsgError(f"{notebook.name} fails in cell {error.exec_count}: {error.ename}: {error.evalue}") from None
     seconds = time.monotonic() - began
     partial.replace(out)
-    stamp.write_text(json.dumps({"state": state, "seconds": round(seconds, 1)}))
+    stamp.write_text(json.dumps({"state": state, "seconds": round(seconds, 1)}), "utf-8")
     print(f"executed {notebook.relative_to(BOOK)} in {seconds:.0f} s", flush=True)
     return seconds
 
@@ -86,15 +86,15 @@ def build() -> Path:
     execute(last)
     stamp, state = HTML.parent / "state", digest_of([STAGED])
     first = HTML / "intro.html"
-    if first.exists() and stamp.exists() and stamp.read_text() == state:
+    if first.exists() and stamp.exists() and stamp.read_text("utf-8") == state:
         return first
     shutil.rmtree(HTML.parent / ".doctrees", ignore_errors=True)  # sphinx warns of a page only when it reads it
     options = ["--path-output", str(BOOK), "-W", "-n", "--keep-going"]
     command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(STAGED), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not first.exists():
-        (HTML.parent / "build.log").write_text(done.stdout + done.stderr)
+        (HTML.parent / "build.log").write_text(done.stdout + done.stderr, "utf-8")
         told = "\n".join(line for line in done.stderr.splitlines() if "WARNING" in line or "ERROR" in line)
         raise AsgError(f"The book does not build:\n{told}\nThe whole log is {HTML.parent / 'build.log'}.")
-    stamp.write_text(state)
+    stamp.write_text(state, "utf-8")
     return first

@@ -80,7 +80,7 @@ def make_policies(names: Sequence[str]) -> dict[str, Golden]:
             if name in SEARCHES:
                 numbers["trials"] = reinforce.search_ratios(meta, Path(folder), "cpu")
                 search = policy_path(policy_name("toy", f"{name}-search"), ".json")
-                search.write_text(json.dumps({"trials": numbers["trials"]}))
+                search.write_text(json.dumps({"trials": numbers["trials"]}), "utf-8")
         made[f"policy {name}"] = Golden(records.meta_recipe(meta), rounded(numbers))
     return made
 
@@ -149,7 +149,7 @@ def golden_runs(experiments: Sequence[str] = (), policies: Sequence[str] = tuple
 def read_golden() -> dict[str, Golden]:
     """The committed numbers."""
     try:
-        return {name: Golden(**kept) for name, kept in json.loads(FILE.read_text()).items()}
+        return {name: Golden(**kept) for name, kept in json.loads(FILE.read_text("utf-8")).items()}
     except (OSError, ValueError, TypeError) as error:
         raise AsgError(f"{FILE} cannot be read ({error}): `asg golden --write` makes it.") from None
 

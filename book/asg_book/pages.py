@@ -508,7 +508,7 @@ def search_trials(profile: str, name: str) -> list[dict]:
     """The trials of a search of rates, best first; none where it has not been made, which is said with the command."""
     path = policy_path(policy_name(profile, f"{name}-search"), ".json")
     if path.exists():
-        return json.loads(path.read_text())["trials"]
+        return json.loads(path.read_text("utf-8"))["trials"]
     display(Markdown(f"No search yet. `asg policy search {name} --profile {profile}` makes it."))
     return []
 
@@ -583,7 +583,7 @@ def status() -> Styler:
 def chapter_times() -> pd.DataFrame:
     """Seconds that each chapter took when it was last executed; this page itself is still running."""
     stamps = sorted((STAGED / "chapters").glob("*.json"))
-    return pd.DataFrame({"seconds": {s.stem: f"{json.loads(s.read_text())['seconds']:.0f}" for s in stamps}})
+    return pd.DataFrame({"seconds": {s.stem: f"{json.loads(s.read_text('utf-8'))['seconds']:.0f}" for s in stamps}})
 
 
 def run_times(profile: str = "") -> pd.DataFrame:
@@ -608,6 +608,6 @@ def benchmarks() -> pd.DataFrame:
     path = records.results_root() / "benchmarks.json"
     if not path.exists():
         raise AsgError(f"{path} is missing: run `python benchmarks/step.py`.")
-    measured = json.loads(path.read_text())
+    measured = json.loads(path.read_text("utf-8"))
     rows = {name: f"{ratio:.2f}" for name, ratio in measured["ratios"].items()}
     return pd.DataFrame({f"ratio ({measured['setting']}; {measured['date']})": rows})

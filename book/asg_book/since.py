@@ -25,7 +25,7 @@ def costs(tried: Mapping[str, int]) -> Styler | Markdown:
     path = records.results_root() / "costs.json"
     if not path.exists():
         return Markdown("Not measured yet: `python benchmarks/methods.py` does it.")
-    return cost_table(json.loads(path.read_text()), tried)
+    return cost_table(json.loads(path.read_text("utf-8")), tried)
 
 
 def cost_table(measured: Mapping, tried: Mapping[str, int]) -> Styler:
