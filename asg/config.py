@@ -167,6 +167,9 @@ class RunConfig(BaseModel):
     target: str | None = Field(None, description="Folder of real class folders, only reported on.")
     rendering: Rendering = Field(Rendering(), strict=False, description="How the images of data = mini are composed.")
     synthetic: Synthetic | None = Field(None, strict=False, description="What source and validation keep; None: all.")
+    mirror: bool | None = Field(
+        None, description="Whether answers average an image and its mirror image; None: as the benchmark says."
+    )
     size: int = Field(224, ge=32, description="Height and width of the network's input in pixels.")
     backbone: str = Field("torchvision:resnet101", description="LIBRARY:NAME, timm or torchvision.")
     weights: str = Field(

@@ -131,6 +131,8 @@ def load_weights(network: nn.Module, path: Path) -> None:
         raise AsgError(f"The weights file {path} is missing: {SUPPLY}")
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    except PermissionError as error:
+        raise AsgError(f"{path} may not be read ({error.strerror}): let it be readable for you.") from None
     except Exception as error:  # torch and safetensors raise a dozen kinds for a broken file
         raise AsgError(
             f"{path} cannot be read as a state dict of tensors ({type(error).__name__}): obtain it again."

@@ -69,6 +69,19 @@ def own_folder(out: Path, made_of: dict[str, object]) -> Iterator[Path]:
         yield folder
 
 
+def refuse_inside(out: Path, *images: Path | None) -> None:
+    """Raise :class:`AsgError` for results among the images, where the next run would take their folder for a class."""
+    for folder in images:
+        if folder is not None and out.resolve().is_relative_to(folder.resolve()):
+            raise AsgError(f"--out {out} lies in {folder}, whose folders are read as images: give another place.")
+
+
+def write_report(folder: Path, result: dict, config: RunConfig) -> None:
+    """Write ``report.json``, every number, and ``report.md``, a page."""
+    records.write_text(folder / "report.json", json.dumps({**result, **records.provenance()}, indent=1))
+    records.write_text(folder / "report.md", report(result, config))
+
+
 def read_below(what: str, folder: Path) -> str:
     """What is read below a folder of class folders, and what is left out, in one line."""
     classes = class_folders(folder, what)
@@ -91,6 +104,7 @@ def model_of(
     ``how``: the name of a :func:`recipe`, which ``overrides`` change further. Names, order and files are read once,
     before the training; ``say`` is told what is left out.
     """
+    refuse_inside(out, source, target)
     folders = {"source": str(source), "target": str(target) if target else None}
     config = make_config(PROFILE, recipe(how), folders, overrides)
     make_accelerator(config, device)  # the processes meet before the first thing that one does for all
@@ -109,9 +123,9 @@ def model_of(
             result = {**result, "final": between["final"], "evaluations": [*result["evaluations"], between["final"]]}
 
         def keep() -> None:
-            models.save_model(student, config, classes, folder)
-            records.write_text(folder / "report.json", json.dumps({**result, **records.provenance()}, indent=1))
-            records.write_text(folder / "report.md", report(result, config))
+            mirror = result["final"].get("mirror", config.mirror)
+            models.save_model(student, config.model_copy(update={"mirror": mirror}), classes, folder)
+            write_report(folder, result, config)
             (folder / "checkpoint.pt").unlink(missing_ok=True)
 
         processes.once(keep)
@@ -131,6 +145,9 @@ def adapt(
 
     ``overrides`` are fields of the adaptation. Raises :class:`AsgError` where the source's classes are not the model's.
     """
+    if out.resolve() == model.resolve():
+        raise AsgError(f"{model} is the model that the adaptation starts from: give another --out.")
+    refuse_inside(out, source, target)
     start, config, classes = models.load_model(model)
     how = {"images": str(target), **overrides}
     config = make_config(config.model_dump(), {"source": str(source), "target": None, "adapt": how})
@@ -148,6 +165,7 @@ def adapt(
 
         def keep() -> None:
             models.save_model(student, config.model_copy(update={"adapt": None}), classes, folder)
+            write_report(folder, result, config)
             for part in folder.glob("round-*"):
                 shutil.rmtree(part)
 
@@ -161,6 +179,7 @@ def predict(model: Path, images: Sequence[Path]) -> Iterator[tuple[Path, str, fl
     Raises :class:`AsgError` for a folder without a model and a file that is no image.
     """
     student, config, classes = models.load_model(model)
+    mirror = mirrored(config) is not False  # a model of before this was asked does not say
     batch = evaluation_batch(torch.device("cpu"))
     for first in range(0, len(images), batch):
         files = images[first : first + batch]
@@ -168,7 +187,7 @@ def predict(model: Path, images: Sequence[Path]) -> Iterator[tuple[Path, str, fl
         x = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # (N, 3, H, W)
         with torch.inference_mode():
             plain = student(x)[0]
-            chosen, sure = answers(plain, student(x.flip(3))[0] if mirrored(config) else plain)
+            chosen, sure = answers(plain, student(x.flip(3))[0] if mirror else plain)
         yield from zip(files, (classes[i] for i in chosen.tolist()), sure.tolist(), strict=True)
 
 
@@ -195,7 +214,11 @@ def report(result: dict, config: RunConfig) -> str:
         f"Result: {kept(config)}.\n\n| | before | after |\n|---|---|---|",
         *(f"| {text} | {first[k]:.3f} | {final[k]:.3f} |" for k, text in names.items() if k in final),
     ]
+    if "mirror" in final:
+        alone, both = final["validation"], final["validation_mirrored"]
+        use = "average an image and its mirror image" if final["mirror"] else "are of the image alone"
+        lines += [f"\nAnswers {use}: right on held-out images {both:.3f} averaged, {alone:.3f} alone."]
     if "per_class" in final:
-        rows = (f"| {c} | {a:.3f} |" for c, a in final["per_class"].items())
+        rows = (f"| {c.replace('|', chr(92) + '|')} | {a:.3f} |" for c, a in final["per_class"].items())
         lines += ["\n| target class | accuracy |\n|---|---|", *rows]
     return "\n".join(lines) + "\n"

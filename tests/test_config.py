@@ -22,6 +22,7 @@ OTHER = {
     "target": {"target": "photos"},
     "rendering": {"rendering": {"angle": 10.0}},
     "synthetic": {"synthetic": {"look": "grey"}},
+    "mirror": {"mirror": False},
     "size": {"size": 96},
     "backbone": {"backbone": "timm:test_resnet"},
     "weights": {"weights": "random"},

@@ -8,13 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from asg import AsgError, models, own
 from asg.cli import app
-from asg.trainers import classification
+from asg.config import make_config
+from asg.trainers import classification, self_training
 
 TINY = {
     "backbone": "timm:test_efficientnet", "weights": "random", "size": 32, "head_width": 8, "steps": 4, "batch": 4,
@@ -72,11 +74,11 @@ def test_a_rename_during_the_training_does_not_reach_the_names_of_the_model(work
 
 
 def test_an_adaptation_is_not_continued_from_a_model_that_was_trained_anew(workplace, image_folders, monkeypatch):
-    monkeypatch.setattr(own.self_training, "train", lambda config, folder, start, device: ({}, start))
     source, target = image_folders.source, image_folders.target
     model, out = workplace.data / "model", workplace.data / "adapted"
     how = {"rounds": 1}
-    own.model_of(source, None, model, TINY, "cpu")
+    result = own.model_of(source, None, model, TINY, "cpu")
+    monkeypatch.setattr(own.self_training, "train", lambda config, folder, start, device: (result, start))
     own.adapt(model, source, target, out, how, "cpu")
     (out / "round-1").mkdir()
     (out / "round-1" / "checkpoint.pt").write_bytes(b"of a round that was stopped")
@@ -124,3 +126,88 @@ def test_any_name_is_trained_on_reported_and_predicted_under_a_poor_locale(workp
     assert name in models.load_model(out)[2]  # read under this locale
     rows = subprocess.run([*asg, "predict", out, photo], env={**os.environ, **POOR}, capture_output=True).stdout
     assert os.fsencode(photo) in rows
+
+
+def ramps(folder: Path, classes: dict[str, int], count: int, seed: int) -> None:
+    """Images that grow brighter from one side to the other, with noise: 1 to the right, −1 to the left."""
+    generator = np.random.default_rng(seed)
+    for name, direction in classes.items():
+        (folder / name).mkdir(parents=True)
+        for k in range(count):
+            steps = np.linspace(0, 255, 32)[::direction] + generator.normal(0, 8, (32, 32))
+            pixels = np.stack([steps.clip(0, 255).astype(np.uint8)] * 3, 2)
+            Image.fromarray(pixels).save(folder / name / f"{k:02}.png")
+
+
+LONG = {**TINY, "steps": 60, "batch": 16, "lr": 0.05, "warmup": 5}
+
+
+def test_of_classes_that_are_mirror_images_the_answers_are_of_the_image_alone(workplace, tmp_path):
+    ramps(tmp_path / "renders", {"left": -1, "right": 1}, 20, 0)
+    ramps(tmp_path / "photos", {"left": -1, "right": 1}, 8, 1)
+    out = workplace.data / "model"
+    final = own.model_of(tmp_path / "renders", tmp_path / "photos", out, LONG, "cpu")["final"]
+    assert final["validation"] == final["accuracy"] == 1.0
+    assert final["mirror"] is False and final["validation_mirrored"] < 1.0
+    assert "Answers are of the image alone" in (out / "report.md").read_text("utf-8")
+    for name in ("left", "right"):
+        photo = tmp_path / "photos" / name / "00.png"
+        assert [answer for _, answer, _ in own.predict(out, [photo])] == [name]
+    forced = own.model_of(tmp_path / "renders", tmp_path / "photos", out, {**LONG, "mirror": True}, "cpu")["final"]
+    assert "mirror" not in forced and forced["accuracy"] < 1.0  # the switch is obeyed
+
+
+def test_of_other_classes_they_average_both(workplace, image_folders):
+    out = workplace.data / "model"
+    final = own.model_of(image_folders.source, image_folders.target, out, LONG, "cpu")["final"]
+    assert final["mirror"] is True and models.load_model(out)[1].mirror is True
+
+
+@pytest.mark.parametrize("where", ["source", "target"])
+def test_results_do_not_go_among_the_images(workplace, image_folders, where: str):
+    out = getattr(image_folders, where) / "model"
+    with pytest.raises(AsgError, match="whose folders are read as images"):
+        own.model_of(image_folders.source, image_folders.target, out, TINY, "cpu")
+    assert not out.exists()
+
+
+def test_an_adaptation_does_not_overwrite_its_start_and_has_a_report(workplace, image_folders, monkeypatch):
+    model, target = workplace.data / "model", image_folders.target
+    result = own.model_of(image_folders.source, None, model, TINY, "cpu")
+    monkeypatch.setattr(own.self_training, "train", lambda config, folder, start, device: (result, start))
+    with pytest.raises(AsgError, match="give another --out"):
+        own.adapt(model, image_folders.source, target, model, {}, "cpu")
+    own.adapt(model, image_folders.source, target, workplace.data / "adapted", {}, "cpu")
+    assert (workplace.data / "adapted" / "report.md").exists()
+
+
+def test_a_bar_in_a_name_does_not_break_the_reports_table(workplace, image_folders):
+    rename(image_folders, "cup", "cup|mug")
+    out = workplace.data / "model"
+    own.model_of(image_folders.source, image_folders.target, out, TINY, "cpu")
+    assert r"| cup\|mug | " in (out / "report.md").read_text("utf-8")
+
+
+def test_half_precision_on_a_cpu_is_refused(workplace, image_folders):
+    with pytest.raises(AsgError, match="fp16 needs a GPU"):
+        own.model_of(image_folders.source, None, workplace.data / "model", {**TINY, "precision": "fp16"}, "cpu")
+
+
+def test_a_missing_file_and_one_that_may_not_be_read_are_said_as_they_are(workplace, image_folders, monkeypatch):
+    out = workplace.data / "model"
+    own.model_of(image_folders.source, None, out, TINY, "cpu")
+    with pytest.raises(AsgError, match=r"nowhere\.png is missing: restore it, or give the right path"):
+        list(own.predict(out, [Path("nowhere.png")]))
+
+    def closed(path: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(models, "load_file", closed)
+    with pytest.raises(AsgError, match=r"model\.safetensors may not be read \(Permission denied\)"):
+        list(own.predict(out, [Path("nowhere.png")]))
+
+
+def test_a_batch_of_one_is_adapted_with_an_image_of_either_side():
+    config = make_config(own.PROFILE, {"source": "renders", "batch": 1, "adapt": {}})
+    assert self_training.round_config(config, 0, 10).batch == 2
+    assert self_training.round_config(config.model_copy(update={"batch": 8}), 0, 10).batch == 8

@@ -36,6 +36,8 @@ def read_domains(config: RunConfig) -> Domains | SegmentationDomains:
     target to report on is the other half.
     """
     domains = READERS[config.data](config)
+    if isinstance(domains, Domains):
+        domains = replace(domains, mirror=mirrored(config))
     if config.synthetic:
         domains = reduced(domains, config.synthetic)
     sets = {name: stamped(images, config.data) for name, images in sets_of(domains).items()}
@@ -93,9 +95,11 @@ def stamped(images: Images, reader: str) -> Images:
     return replace(images, fingerprint=fingerprint_of(reader, version(reader), images.fingerprint))
 
 
-def mirrored(config: RunConfig) -> bool:
-    """:attr:`Domains.mirror` of a benchmark, without its files: whether answers average image and mirror image."""
-    return config.data != "digits"
+def mirrored(config: RunConfig) -> bool | None:
+    """:attr:`Domains.mirror` of a run, without its files: whether answers average image and mirror image."""
+    if config.mirror is not None:
+        return config.mirror
+    return None if config.data == "folder" else config.data != "digits"
 
 
 def _gta5(config: RunConfig) -> SegmentationDomains:

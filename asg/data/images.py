@@ -65,14 +65,15 @@ class Domains:
     """One benchmark: train on ``source``, choose on ``validation`` (synthetic too), report on ``target``.
 
     ``imagenet_classes`` maps each class to the ImageNet classes that mean it; None where no such
-    mapping is known. ``mirror``: a mirror image has the same class, so that evaluations average both.
+    mapping is known. ``mirror``: a mirror image has the same class, so that evaluations average both; None: not known,
+    so that held-out images say it.
     """
 
     source: ImageSet
     validation: ImageSet
     target: ImageSet | None
     imagenet_classes: dict[str, list[int]] | None = None
-    mirror: bool = True
+    mirror: bool | None = True
 
     @property
     def fingerprint(self) -> str:
@@ -100,7 +101,7 @@ def read_image(path: Path) -> Image.Image:
             image.load()
             return image
     except FileNotFoundError:
-        raise AsgError(f"The image {path} is missing: restore it, or run the data script again.") from None
+        raise AsgError(f"The image {path} is missing: restore it, or give the right path.") from None
     except Exception as error:  # Pillow and its plug-ins raise a dozen kinds for a broken file
         raise AsgError(f"{path} cannot be decoded as an image ({error}): replace it or take it out.") from None
 

@@ -18,6 +18,7 @@ from asg.data import load_domains
 from asg.data.augment import make_change
 from asg.data.images import Domains, Draws, StepSampler
 from asg.losses import proxy_guidance, task_loss
+from asg.metrics import answers as both_answers
 from asg.metrics import (
     class_map,
     evaluate_photos,
@@ -82,7 +83,9 @@ def make_evaluation(student: Student, domains: Domains, config: RunConfig, devic
     with one held-out image); ``drift`` the relative distance of each layer group from its ImageNet weights; the
     numbers on photos are those of :func:`asg.metrics.evaluate_photos`. The ``final`` evaluation, and no other, has
     what takes minutes on VisDA-17: the energy of the photos' features at three powers (``hse0`` …; of two photos or
-    more), and the features' likeness to the ImageNet network's (``cka``). Where ``config.signals``, it has what
+    more), and the features' likeness to the ImageNet network's (``cka``). Where it is not known whether a mirror image
+    has the same class, held-out images say it: ``mirror``, whether answers that average both (``validation_mirrored``)
+    are right there as often as those of the image alone. Where ``config.signals``, it has what
     :mod:`asg.signals` says of the source (``entropy``, ``information``, ``mapped``) and of held-out images under every
     look (``looks``).
     """
@@ -125,10 +128,15 @@ def make_evaluation(student: Student, domains: Domains, config: RunConfig, devic
         }
         if (error := mean_error(losses, held.cluster)) is not None:
             numbers["validation_loss_error"] = error
+        mirror = domains.mirror
+        if mirror is None:
+            both = both_answers(task, answers(held, mirror=True)[0])[0]
+            numbers["validation_mirrored"] = mean_per_class(both, held.labels, len(held.classes))
+            mirror = numbers["mirror"] = numbers["validation_mirrored"] >= numbers["validation"]
         if photos is not None:
             *plain, features = answers(photos)
             mirrored = plain
-            if domains.mirror:
+            if mirror:
                 *mirrored, _ = answers(photos, mirror=True)
             numbers |= evaluate_photos(plain, mirrored, photos, photo_teacher, mapping)
             if final and len(photos) > 1:

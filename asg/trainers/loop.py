@@ -62,6 +62,8 @@ def make_accelerator(config: RunConfig, device: str | None) -> Accelerator:
             f"A batch of {config.batch} cannot be split over {processes.launched()} processes: choose a batch that "
             "their number divides, or another number of processes."
         )
+    if config.precision == "fp16" and kind == "cpu":
+        raise AsgError("fp16 needs a GPU: give precision = bf16 or no, or another device.")
     AcceleratorState._reset_state(reset_partial_state=True)  # else a process's first run fixes precision and device
     with patch_environment(**({"ACCELERATE_TORCH_DEVICE": device} if device and not several else {})):
         accelerator = Accelerator(

@@ -182,9 +182,17 @@ def make_objective(source: int, labeller: Labeller, alpha: float) -> Callable[..
 
 
 def round_config(config: RunConfig, number: int, steps: int) -> RunConfig:
-    """One round after a training of ``steps``: hand-tuned rates, no guidance, an order of images of its own."""
+    """One round after a training of ``steps``: hand-tuned rates, no guidance, an order of images of its own.
+
+    Its batches, half of either side, hold two images at least.
+    """
     how = config.adapt
-    length = {"steps": max(1, round(how.length * steps)), "warmup": max(1, round(how.length * config.warmup))}
+    batch = max(2, config.batch)  # an image of either side
+    length = {
+        "batch": batch,
+        "steps": max(1, round(how.length * steps)),
+        "warmup": max(1, round(how.length * config.warmup)),
+    }
     rates = {"lr": how.rate * config.lr, "backbone_factor": how.backbone_factor, "control": None}
     rest = {"epochs": None, "evaluations": 1, "guidance": 0.0, **dict.fromkeys(OF_THE_START)}
     return config.model_copy(update={**length, **rates, **rest, "seed": config.seed + 1000 * (number + 1)})
