@@ -1,18 +1,20 @@
 """The `asg` command for people's own folders; the book's commands are added in :mod:`asg_book.cli`."""
 
 import codecs
-import csv
 import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from tqdm import tqdm
 
-from asg import AsgError, own, processes
+from asg import AsgError, own, processes, records
 
 GRACE = 30.0  # seconds in which the launcher ends a process whose main process has failed, mostly of the same error
 
@@ -83,16 +85,42 @@ def adapt(
     print(f"The model is in {out}: `asg predict {out} IMAGE …` uses it.")
 
 
+class Format(StrEnum):
+    """How predictions are written."""
+
+    CSV = "csv"
+    JSON = "json"
+
+
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="Folder that `asg train` wrote.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, folders (with all below them), patterns.")],
+    top: Annotated[int, typer.Option(min=1, help="Classes an image, the most probable first.")] = 1,
+    kind: Annotated[Format, typer.Option("--format", help="csv or json.")] = Format.CSV,
+    output: Annotated[Path | None, typer.Option(help="File to write; the terminal if not given.")] = None,
+    device: Device = None,
 ) -> None:
-    """Class of each image by the rule of the reported accuracy, and its mean softmax probability, as CSV."""
-    writer = csv.writer(sys.stdout)
-    writer.writerow(["image", "class", "probability"])
-    for path, name, probability in own.predict(model, images):
-        writer.writerow([path, name, f"{probability:.4f}"])
+    """Classes of images by the rule of the reported accuracy, with mean softmax probabilities.
+
+    An image that cannot be read is a row with the reason; the exit code is then 1.
+    """
+    paths = own.images_of(images, lambda line: print(line, file=sys.stderr))
+    broken: list[Path] = []
+
+    def noting() -> Iterator[own.Prediction]:
+        for one in tqdm(own.predict(model, paths, top, device), total=len(paths), unit="image", disable=None):
+            if one.reason is not None:
+                broken.append(one.image)
+            yield one
+
+    lines = own.prediction_table(noting(), kind.value, top)
+    if output is None:
+        sys.stdout.writelines(lines)
+    else:
+        records.write_text(output, "".join(lines))
+    if broken:
+        raise AsgError(f"{len(broken)} of {len(paths)} images were not read: why is said in their rows.")
 
 
 def as_it_is(error: UnicodeEncodeError) -> tuple[bytes, int]:

@@ -83,9 +83,15 @@ def answers(plain: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
     The class is the arg max of the mean sigmoid (paper, section 4.1), its confidence the mean softmax probability of
     that class. Where a mirror image is another thing, give the image's own logits twice.
     """
-    predicted = ((plain.sigmoid() + mirrored.sigmoid()) / 2).argmax(1)
+    predicted, sure = ranked(plain, mirrored, 1)
+    return predicted[:, 0], sure[:, 0]
+
+
+def ranked(plain: Tensor, mirrored: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """The ``top`` classes of each image and how sure each is, ``(N, top)`` both, by the rule of :func:`answers`."""
+    order = ((plain.sigmoid() + mirrored.sigmoid()) / 2).sort(dim=1, descending=True, stable=True).indices[:, :top]
     both = (plain.softmax(1) + mirrored.softmax(1)) / 2
-    return predicted, both.gather(1, predicted[:, None])[:, 0].clamp(0, 1)  # torchmetrics takes a rounded 1 for a logit
+    return order, both.gather(1, order).clamp(0, 1)  # torchmetrics takes a rounded 1 for a logit
 
 
 def evaluate_photos(

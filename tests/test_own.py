@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -10,12 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from asg import AsgError, models, own
 from asg.cli import app
 from asg.config import make_config
+from asg.metrics import ranked
 from asg.trainers import classification, self_training
 
 TINY = {
@@ -152,7 +156,7 @@ def test_of_classes_that_are_mirror_images_the_answers_are_of_the_image_alone(wo
     assert "Answers are of the image alone" in (out / "report.md").read_text("utf-8")
     for name in ("left", "right"):
         photo = tmp_path / "photos" / name / "00.png"
-        assert [answer for _, answer, _ in own.predict(out, [photo])] == [name]
+        assert [one.answers[0][0] for one in own.predict(out, [photo])] == [name]
     forced = own.model_of(tmp_path / "renders", tmp_path / "photos", out, {**LONG, "mirror": True}, "cpu")["final"]
     assert "mirror" not in forced and forced["accuracy"] < 1.0  # the switch is obeyed
 
@@ -196,8 +200,8 @@ def test_half_precision_on_a_cpu_is_refused(workplace, image_folders):
 def test_a_missing_file_and_one_that_may_not_be_read_are_said_as_they_are(workplace, image_folders, monkeypatch):
     out = workplace.data / "model"
     own.model_of(image_folders.source, None, out, TINY, "cpu")
-    with pytest.raises(AsgError, match=r"nowhere\.png is missing: restore it, or give the right path"):
-        list(own.predict(out, [Path("nowhere.png")]))
+    (missing,) = own.predict(out, [Path("nowhere.png")])
+    assert missing.reason == "The image nowhere.png is missing: restore it, or give the right path."
 
     def closed(path: Path) -> None:
         raise PermissionError(13, "Permission denied")
@@ -211,3 +215,65 @@ def test_a_batch_of_one_is_adapted_with_an_image_of_either_side():
     config = make_config(own.PROFILE, {"source": "renders", "batch": 1, "adapt": {}})
     assert self_training.round_config(config, 0, 10).batch == 2
     assert self_training.round_config(config.model_copy(update={"batch": 8}), 0, 10).batch == 8
+
+
+@pytest.fixture
+def model(workplace, image_folders) -> Path:
+    out = workplace.data / "model"
+    own.model_of(image_folders.source, image_folders.target, out, LONG, "cpu")
+    return out
+
+
+def predicted(*words: object) -> Result:
+    return CliRunner().invoke(app, ["predict", *map(str, words), "--device", "cpu"])
+
+
+def test_folders_and_patterns_are_predicted_and_a_broken_image_is_a_row(model, image_folders, tmp_path):
+    photos, broken = image_folders.target, image_folders.target / "cup" / "01.png"
+    broken.write_text("no image")
+    (photos / "cup" / "a.heic").touch()
+    done = predicted(model, photos, photos / "**" / "0[02].png", "nowhere.png", "--top", 2)
+    assert isinstance(done.exception, AsgError)  # which ends the command with code 1
+    assert str(done.exception) == "2 of 13 images were not read: why is said in their rows."
+    assert "8 images; left out: 1 × no image that can be read here (.heic)" in done.stderr
+    assert "\r" not in done.stdout
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert list(rows[0]) == ["image", "class", "probability", "class 2", "probability 2", "reason"]
+    everything = sorted(photos.rglob("*.png"))
+    named = [path for path in everything if path.stem in ("00", "02")]
+    assert [row["image"] for row in rows] == [*map(str, everything), *map(str, named), "nowhere.png"]
+    for row in rows:
+        if row["image"] in (str(broken), "nowhere.png"):
+            assert row["class"] == row["probability 2"] == "" and row["reason"]
+        else:
+            assert float(row["probability"]) >= 0.25 and row["class"] != row["class 2"] and not row["reason"]
+
+
+def test_json_holds_the_same_and_a_file_is_written_whole(model, image_folders, tmp_path):
+    photos, to = image_folders.target, tmp_path / "answers.json"
+    done = predicted(model, photos, "--top", 9, "--format", "json", "--output", to)
+    assert done.exit_code == 0 and done.stdout == ""
+    rows = json.loads(to.read_text("utf-8"))
+    table = list(csv.DictReader(io.StringIO(predicted(model, photos).stdout)))
+    assert [row["image"] for row in rows] == [row["image"] for row in table]
+    assert [row["answers"][0]["class"] for row in rows] == [row["class"] for row in table]
+    assert all(len(row["answers"]) == 3 for row in rows)  # as many classes as there are
+    assert sum(answer["probability"] for answer in rows[0]["answers"]) == pytest.approx(1, abs=2e-4)
+
+
+def test_a_pattern_that_matches_nothing_is_named(model):
+    with pytest.raises(AsgError, match=r"Nothing matches photos/\*\.jpg"):
+        own.images_of([Path("photos/*.jpg")])
+
+
+def test_the_best_classes_are_in_the_order_of_the_mean_sigmoid():
+    """By brute force over the classes; ties are answered as arg max answers them."""
+    plain, mirrored = (torch.randn(20, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    order, sure = ranked(plain, mirrored, 3)
+    score = plain.sigmoid() + mirrored.sigmoid()
+    for i in range(20):
+        assert order[i].tolist() == sorted(range(5), key=lambda k: -float(score[i, k]))[:3]
+        both = (plain[i].softmax(0) + mirrored[i].softmax(0)) / 2
+        assert sure[i].tolist() == pytest.approx([float(both[k]) for k in order[i]])
+    level = torch.zeros(2, 4)
+    assert ranked(level, level, 1)[0].flatten().tolist() == level.argmax(1).tolist()
