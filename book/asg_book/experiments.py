@@ -604,7 +604,7 @@ EXPERIMENTS = {
                 "guidance": {**SMALL, **PROXY},
                 "ASG": {**learned("asg"), **PROXY},
             },
-            seeds={"mini": EVERYWHERE["mini"], **EVERYWHERE},
+            seeds=EVERYWHERE,
             differences=tuple(
                 (a, b)
                 for b in ("vanilla", "guidance")

@@ -184,7 +184,7 @@ class Shown:
 # Every picture of the book, by experiment: chapters and `asg figures` take profiles and arms from here.
 SHOWN = {
     "oracle": Shown(("cartoon",), ("imagenet",), (answers, embeddings)),
-    "comparison": Shown(("mini",), ("vanilla", "guidance"), (embeddings, attention)),
+    "comparison": Shown(("cartoon",), ("vanilla", "guidance"), (embeddings, attention)),
     "segmentation": Shown(("mini",), ("vanilla", "whole map"), (label_maps,)),
 }
 
