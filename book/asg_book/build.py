@@ -78,7 +78,10 @@ def build() -> Path:
     keep_out = shutil.ignore_patterns("_build", "asg_book", "*.ipynb", ".ipynb_checkpoints")
     shutil.copytree(BOOK, STAGED, ignore=keep_out, dirs_exist_ok=True)
     *others, last = chapters()  # the last one shows the times of the others
-    pool = ProcessPoolExecutor(min(4, os.cpu_count() or 1), get_context("spawn"))
+    cores = os.cpu_count() or 1
+    jobs = min(4, cores)
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores // jobs))  # else kernels get in each other's way
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"))
     try:
         list(pool.map(execute, others))
     finally:
