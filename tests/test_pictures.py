@@ -203,6 +203,9 @@ def test_images_that_cannot_be_read_are_replaced_by_what_says_how_to_get_them(wo
     ]
     for said in shown:
         assert isinstance(said, Markdown) and "run `python data_scripts/pacs.py`" in said.data
+        assert (
+            str(workplace.data) not in said.data and " data/pacs/" in said.data
+        )  # of this machine a page says nothing
     assert plots.plt.get_fignums() == []
     photos = read_domains(make_config(PROFILES["toy"])).target
     assert isinstance(pages.pictured(plots.gallery, photos), Figure)

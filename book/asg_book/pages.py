@@ -19,6 +19,7 @@ from asg import AsgError, records
 from asg.config import RunConfig
 from asg.controllers.learned import load_policy
 from asg.controllers.windows import policy_path
+from asg.data import data_root
 from asg.run import run
 from asg_book import analysis, plots
 from asg_book.build import STAGED
@@ -437,7 +438,7 @@ def pictured(draw: Callable[..., Figure], *given: object, **named: object) -> Fi
         return figure(draw(*given, **named))
     except AsgError as error:
         plots.plt.close("all")  # what was begun
-        return Markdown(str(error))
+        return Markdown(str(error).replace(str(data_root()), "data"))  # a page is read on other machines
 
 
 def trials(bound: Bound) -> pd.DataFrame:
