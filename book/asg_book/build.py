@@ -61,7 +61,7 @@ def execute(notebook: Path) -> float:
     try:
         papermill.execute_notebook(
             notebook, partial, kernel_name="python3", cwd=notebook.parent, progress_bar=False,
-            execution_timeout=CHAPTER_SECONDS, extra_arguments=["--log-level=40"],
+            execution_timeout=CHAPTER_SECONDS, extra_arguments=["--log-level=50"],
         )  # fmt: skip
     except papermill.PapermillExecutionError as error:
         raise AsgError(f"{notebook.name} fails in cell {error.exec_count}: {error.ename}: {error.evalue}") from None
