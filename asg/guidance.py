@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from asg import AsgError
+from asg.dense_losses import cut
 from asg.losses import proxy_guidance
 
 TWICE = (
@@ -54,22 +55,20 @@ class Tap:
         return features
 
 
-def classifier_name(network: nn.Module) -> str:
-    """The name of the last linear layer of an ImageNet classifier of timm or torchvision.
+def last_linear(network: nn.Module) -> str | None:
+    """The name of the linear layer that a network ends in, as ImageNet classifiers do; None where it ends otherwise."""
+    own = [name for name, module in network.named_modules() if next(module.parameters(recurse=False), None) is not None]
+    return own[-1] if own and isinstance(network.get_submodule(own[-1]), nn.Linear) else None
 
-    Raises :class:`AsgError` where the network ends in none.
-    """
-    own = [
-        (name, module)
-        for name, module in network.named_modules()
-        if next(module.parameters(recurse=False), None) is not None
-    ]
-    if not own or not isinstance(own[-1][1], nn.Linear):
+
+def classifier_name(network: nn.Module) -> str:
+    """:func:`last_linear` of an ImageNet classifier of timm or torchvision; :class:`AsgError` where there is none."""
+    if (name := last_linear(network)) is None:
         raise AsgError(
             f"{type(network).__name__} ends in no linear classifier: give its ImageNet classifier as `head`, or "
             "another network."
         )
-    return own[-1][0]
+    return name
 
 
 class ProxyGuidance(nn.Module):
@@ -107,6 +106,7 @@ class ProxyGuidance(nn.Module):
             self._place(self.teacher, nn.Identity())
         self.answers: Tensor | None = None
         self.warned = False
+        self._hook = None
         self.tap, self._network, self._tapped = Tap(), (network,), (None,)  # in tuples: no parts of this module
         network.register_forward_pre_hook(self.tap.begin, with_kwargs=True)
         if head is not None:
@@ -130,8 +130,9 @@ class ProxyGuidance(nn.Module):
         """
         if self.name is None or (now := self._network[0].get_submodule(self.name)) is self._tapped[0]:
             return False
-        now.register_forward_pre_hook(self.tap.enter)
-        self._tapped = (now,)
+        if self._hook is not None:  # a classifier that was replaced may still be called, on other features
+            self._hook.remove()
+        self._hook, self._tapped = now.register_forward_pre_hook(self.tap.enter), (now,)
         return True
 
     def remember(self, batches: Iterable[Tensor]) -> None:
@@ -157,8 +158,7 @@ class ProxyGuidance(nn.Module):
     def logits(self, features: Tensor) -> Tensor:
         """ImageNet logits ``(N · chunks², K)`` of features ``(N, D)``, or of maps ``(N, D, h, w)`` piece by piece."""
         if features.dim() == 4:
-            pieces = nn.functional.adaptive_avg_pool2d(features, self.chunks)  # (N, D, chunks, chunks)
-            features = pieces.flatten(2).transpose(1, 2).flatten(0, 1)  # (N, chunks², D) → (N · chunks², D)
+            features = cut(features, self.chunks, 1)
         return self.head(features).float()
 
     def divergence(self, features: Tensor, old: Tensor) -> Tensor:

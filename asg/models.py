@@ -18,6 +18,7 @@ from asg.config import NAMED_WEIGHTS, RunConfig
 from asg.contrastive import QUEUE, Contrast, Taps, compared_stages
 from asg.data import data_root, mini
 from asg.data.images import make_folder
+from asg.guidance import last_linear
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 LITES = NAMED_WEIGHTS[2:]  # in data/mini, by data_scripts/mini.py
@@ -152,10 +153,9 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 def split_classifier(network: nn.Module) -> tuple[nn.Module, nn.Linear]:
     """The network without its last linear layer, and that layer (the ImageNet classifier)."""
-    own = [name for name, module in network.named_modules() if next(module.parameters(recurse=False), None) is not None]
-    if not own or not isinstance(network.get_submodule(own[-1]), nn.Linear):
+    if (name := last_linear(network)) is None:
         raise AsgError(f"{type(network).__name__} ends in no linear classifier: choose another backbone.")
-    parent, _, leaf = own[-1].rpartition(".")
+    parent, _, leaf = name.rpartition(".")
     holder = network.get_submodule(parent)
     classifier = getattr(holder, leaf)
     setattr(holder, leaf, nn.Identity())

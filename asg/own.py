@@ -61,16 +61,21 @@ def own_folder(out: Path, made_of: dict[str, object]) -> Iterator[Path]:
     ``made_of``: what a run is made of, in words → what identifies it (JSON).
     """
     with records.lock(folder := make_folder(out)):
-        kept, now = folder / "config.json", json.loads(json.dumps(made_of))
-        if (
-            any(folder.rglob("checkpoint.pt"))
-            and kept.exists()
-            and (before := json.loads(kept.read_text("utf-8"))) != now
-        ):
-            other = " and ".join(name for name in now if before.get(name) != now[name])
+        kept, now = folder / "config.json", json.dumps(made_of)
+        if any(folder.rglob("checkpoint.pt")) and kept.exists() and (before := kept.read_text("utf-8")) != now:
+            other = " and ".join(differing(before, now))
             raise AsgError(f"{folder} holds an unfinished run of other {other}: give another --out, or remove it.")
-        records.write_text(kept, json.dumps(now))
+        records.write_text(kept, now)
         yield folder
+
+
+def differing(before: str, now: str) -> list[str]:
+    """The names under which two JSON objects differ, in the order of the second; all of them if the first is none."""
+    try:
+        former = dict(json.loads(before))
+    except (TypeError, ValueError):
+        former = {}
+    return [name for name, value in json.loads(now).items() if former.get(name) != value]
 
 
 def refuse_inside(out: Path, *images: Path | None) -> None:
@@ -91,7 +96,7 @@ def read_below(what: str, folder: Path) -> str:
     classes = class_folders(folder, what)
     left_out = {path: why for found in classes.values() for path, why in found.left_out.items()}
     whole = Found(folder, [path for found in classes.values() for path in found.images], left_out)
-    return f"{what} {folder}: {str(whole).replace(' images', f' images of {len(classes)} classes', 1)}"
+    return f"{what} {folder}: {whole.told(f' of {len(classes)} classes')}"
 
 
 def model_of(

@@ -106,6 +106,18 @@ def test_other_images_than_the_last_are_run_again_and_said_once():
         assert guide(images).item() == pytest.approx(right, rel=1e-5)
 
 
+def test_a_classifier_that_was_replaced_may_still_be_called_on_other_features():
+    network, images = make("timm:test_efficientnet"), torch.randn(2, 3, 64, 64)
+    former, guide = network.classifier, ProxyGuidance(network)
+    moved(replaced(network, "classifier"))
+    guide.attach()
+    network(images)
+    right = guide(images).item()
+    network(images)
+    former(torch.randn(2, former.in_features))
+    assert guide(images).item() == pytest.approx(right, rel=1e-5)
+
+
 def test_remembered_answers_are_looked_up_by_number():
     network, images = make("timm:test_efficientnet"), torch.randn(6, 3, 64, 64)
     guide = ProxyGuidance(network)

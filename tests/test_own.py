@@ -63,6 +63,12 @@ def test_nor_with_a_changed_image(stopped, image_folders):
         own.model_of(image_folders.source, image_folders.target, stopped, TINY, "cpu")
 
 
+def test_nor_where_nothing_can_be_told_of_what_it_was_made_of(stopped, image_folders):
+    (stopped / "config.json").write_text("{ no JSON", "utf-8")
+    with pytest.raises(AsgError, match="other settings and images and classes: give another --out"):
+        own.model_of(image_folders.source, image_folders.target, stopped, TINY, "cpu")
+
+
 def test_a_rename_during_the_training_does_not_reach_the_names_of_the_model(workplace, image_folders, monkeypatch):
     train = classification.train
 

@@ -47,10 +47,16 @@ def test_everything_below_is_an_image_or_left_out_with_its_reason(tmp_path: Path
     assert str(images_below(root / "b" / "deeper")) == "1 images"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path):
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0)
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    iterdir = Path.iterdir
+
+    def refusing(path: Path):  # as the system does, but for root
+        if path.name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refusing)
     with pytest.raises(AsgError, match="closed cannot be read"):
         images_below(tmp_path)
 

@@ -51,7 +51,7 @@ LEVELS = [
     ["asg.dryrun", "asg.own", "asg.replay"],
     ["asg.cli"],
     ["asg_book"],
-    ["asg_book.successors"],
+    ["asg_book.successors", "asg_book.workers"],
     ["asg_book.experiments"],
     ["asg_book.analysis", "asg_book.inspection", "asg_book.build", "asg_book.glance", "asg_book.golden"],
     ["asg_book.plots", "asg_book.paying", "asg_book.pictures"],

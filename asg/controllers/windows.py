@@ -94,7 +94,8 @@ class Windowed(Controller):
         """The rates in force at ``step``."""
         factor = schedule(step, self.total, self.config.warmup) if self.control.schedule else 1.0
         base = self.config.lr * factor
-        return {name: base * ratio for part, ratio in zip(self.parts, self.ratios, strict=False) for name in part}
+        ratios = self.ratios[:-1] if self.weighs else self.ratios
+        return {name: base * ratio for part, ratio in zip(self.parts, ratios, strict=True) for name in part}
 
     def weight(self, step: int) -> float:
         """The last ratio, where the decisions are also about λ (``config.weigh``); else 1."""

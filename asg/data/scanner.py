@@ -29,13 +29,17 @@ class Found:
     left_out: dict[Path, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
+        """:meth:`told` of images of no classes."""
+        return self.told()
+
+    def told(self, of: str = "") -> str:
         """``24 images``, and what was left out: how many for which reason, with the endings of what no one can read."""
         reasons = Counter(
             f"{why} ({path.suffix.lower() or path.name})" if why == NO_IMAGE else why
             for path, why in self.left_out.items()
         )
         told = ", ".join(f"{count} × {why}" for why, count in sorted(reasons.items()))
-        return f"{len(self.images):,} images" + (f"; left out: {told}" if told else "")
+        return f"{len(self.images):,} images{of}" + (f"; left out: {told}" if told else "")
 
 
 def name_of(path: Path) -> str:

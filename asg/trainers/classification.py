@@ -85,7 +85,7 @@ def make_evaluation(student: Student, domains: Domains, config: RunConfig, devic
     what takes minutes on VisDA-17: the energy of the photos' features at three powers (``hse0`` …; of two photos or
     more), and the features' likeness to the ImageNet network's (``cka``). Where it is not known whether a mirror image
     has the same class, held-out images say it: ``mirror``, whether answers that average both (``validation_mirrored``)
-    are right there as often as those of the image alone. Where ``config.signals``, it has what
+    are right there as often as those of the image alone (departure 42). Where ``config.signals``, it has what
     :mod:`asg.signals` says of the source (``entropy``, ``information``, ``mapped``) and of held-out images under every
     look (``looks``).
     """

@@ -8,12 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 from asg import AsgError, records
 from asg.data import data_root
+from asg_book.workers import in_workers
 
 BOOK = records.REPOSITORY / "book"
 STAGED = BOOK / "_build" / "executed"
@@ -81,11 +80,7 @@ def build() -> Path:
     cores = os.cpu_count() or 1
     jobs = min(4, cores)
     os.environ.setdefault("OMP_NUM_THREADS", str(cores // jobs))  # else kernels get in each other's way
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"))
-    try:
-        list(pool.map(execute, others))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    list(in_workers(execute, [(chapter,) for chapter in others], jobs))
     execute(last)
     stamp, state = HTML.parent / "state", digest_of([STAGED])
     first = HTML / "intro.html"

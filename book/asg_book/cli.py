@@ -2,14 +2,10 @@
 
 import json
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable
 from itertools import product
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +21,7 @@ from asg.data.images import make_folder
 from asg.run import run as run_once
 from asg_book import build, golden, pictures, plots
 from asg_book.experiments import BOOK, EPISODES, EXPERIMENTS, POLICIES, PROFILES, Experiment, get, policy_config
+from asg_book.workers import in_workers
 
 Profile = Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}; if not given, what the book shows.")]
 Benchmark = Annotated[str, typer.Option(help=f"One of {', '.join(EPISODES)}.")]
@@ -102,7 +99,7 @@ def reproduce(
     print(
         f"{len(wanted) - len(todo)} of {len(wanted)} runs have a current record; {len(todo)} to train, {jobs} at once"
     )
-    done = [made for _, made in in_workers(train_missing, todo, jobs)]
+    done = [made for _, made in tqdm(in_workers(train_missing, todo, jobs), total=len(todo), unit="run")]
     if waiting:
         print(f"runs of these policies wait until `asg policy` has made them: {', '.join(sorted(waiting))}")
     if failed := done.count(False):
@@ -146,7 +143,8 @@ def verify(
         ]
         ours = {(records.run_key(config), config.seed) for config in declared if records.policy_is_there(config)}
         chosen = [record for record in kept if (record["key"], record["seed"]) in ours]
-    results = list(in_workers(verify_record, [(record,) for record in chosen], jobs))
+    working = in_workers(verify_record, [(record,) for record in chosen], jobs)
+    results = list(tqdm(working, total=len(chosen), unit="run"))
     faults = [(record, lines) for (record,), lines in results if lines]
     for record, lines in faults:
         print(
@@ -193,31 +191,6 @@ def golden_command(
     elif faults := golden.compare(golden.read_golden(), runs):
         raise AsgError(golden.advice(runs, faults))
     print(f"{len(runs)} golden runs {'written' if write else 'give what they gave'} ({time.monotonic() - began:.0f} s)")
-
-
-def in_workers(call: Callable, arguments: list[tuple], jobs: int) -> Iterator[tuple[tuple, object]]:
-    """Each tuple of ``arguments`` with what ``call`` gives for it in one of ``jobs`` processes, as they finish."""
-    os.environ["TQDM_DISABLE"] = "1"  # of the workers: tqdm looks here where it is imported
-    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):  # else glibc gives memory back at every step
-        os.environ.setdefault(name, str(2**32))
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=work_for_parent)
-    try:
-        waiting = {pool.submit(call, *given): given for given in arguments}
-        for done in tqdm(as_completed(waiting), total=len(waiting), unit="run"):
-            yield waiting[done], done.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def work_for_parent() -> None:
-    """End a worker with the command that started it; its run can be resumed."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    def follow() -> None:
-        parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 def train_missing(experiment: str, arm: str, config: RunConfig) -> bool:

@@ -323,7 +323,7 @@ def interpolation(table: pd.DataFrame) -> Figure:
     for (metric, benchmark), axis in zip(product(metrics, benchmarks), axes.flat, strict=True):
         part = table[(table["metric"] == metric) & (table["benchmark"] == benchmark)]
         for k, (start, line) in enumerate(part.groupby("start", sort=False)):
-            mean, low, high = (100 * np.array([getattr(e, name) for e in line["estimate"]]) for name in LINE)
+            mean, low, high = 100 * np.array([(e.mean, e.low, e.high) for e in line["estimate"]]).T
             axis.plot(line["share"], mean, marker=marker(k), color=COLOURS[k], label=start)
             axis.fill_between(line["share"], low, high, color=COLOURS[k], alpha=0.15, linewidth=0)
         if metric == metrics[0]:
@@ -333,9 +333,6 @@ def interpolation(table: pd.DataFrame) -> Figure:
     figure.supxlabel("α: share of the way to the trained weights", fontsize="medium")
     one_legend(figure, axes.flat)
     return figure
-
-
-LINE = ("mean", "low", "high")
 
 
 @from_records

@@ -103,6 +103,7 @@ def automatic_table(benchmarks: Mapping[str, Mapping[str, automatic.Records]], g
     shown = found.map(lambda e: "—" if isinstance(e, float) else show_interval(e, "accuracy"))
     shown["worst"] = [f"{100 * worst:+.1f}" if worst == worst else "—" for worst in found["worst"]]
     rules = (*automatic.RULES, automatic.predictor(np.nan))
-    shown["trainings"] = [next(f"{r.trainings}" for r in rules if r.name == name) for name in found.index]
+    costs = {rule.name: f"{rule.trainings} and {rule.more}" if rule.more else f"{rule.trainings}" for rule in rules}
+    shown["trainings"] = [costs[name] for name in found.index]
     best = {name: automatic.better_given(arms) for name, arms in benchmarks.items() if arms.get("0") and arms["0.1"]}
     return captioned(shown, "less the better of λ = 0 and .1: " + "; ".join(f"{n}, {w}" for n, w in best.items()))
