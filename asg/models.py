@@ -18,6 +18,7 @@ from asg.config import NAMED_WEIGHTS, RunConfig
 from asg.contrastive import QUEUE, Contrast, Taps, compared_stages
 from asg.data import data_root, mini
 from asg.data.images import make_folder
+from asg.grouping import backbone_groups
 from asg.guidance import last_linear
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -196,25 +197,12 @@ def build(config: RunConfig, classes: int) -> Student:
 
 
 def layer_groups(student: Student) -> dict[str, list[nn.Parameter]]:
-    """Trained parameters by layer group, in the order of the network; the task head is last, ``head``.
+    """Trained parameters by layer group (:func:`asg.grouping.backbone_groups`); the task head is last, ``head``.
 
-    Frozen parameters of the backbone belong to no group, and a group of nothing else does not exist.
-
-    A group is a child of the backbone; a child that holds over four fifths of the parameters in
-    several parts of its own is split into them. ResNets get the paper's groups: conv1, bn1, layer1 … layer4
-    (departure 10). CSG's projectors, which are new too, have the head's rate.
+    CSG's projectors, which are new too, have the head's rate.
     """
-    total = sum(p.numel() for p in student.backbone.parameters())
-    groups: dict[str, list[nn.Parameter]] = {}
-    for name, parameter in student.backbone.named_parameters():
-        child, *rest = name.split(".")
-        module = student.backbone.get_submodule(child) if rest else None
-        large = module is not None and sum(p.numel() for p in module.parameters()) > total * 4 / 5
-        if large and isinstance(module, (nn.Sequential, nn.ModuleList)) and len(module) > 1:
-            child = f"{child}.{rest[0]}"
-        # timm calls what is left around the classifier "head" too (ConvNeXt: a LayerNorm)
-        if parameter.requires_grad:
-            groups.setdefault("backbone_head" if child == "head" else child, []).append(parameter)
+    # timm calls what is left around the classifier "head" too (ConvNeXt: a LayerNorm)
+    groups = {"backbone_head" if k == "head" else k: v for k, v in backbone_groups(student.backbone).items()}
     projectors = [] if student.contrast is None else student.contrast.projectors.parameters()
     return {**groups, "head": [*projectors, *student.task_head.parameters()]}
 
