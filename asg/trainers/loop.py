@@ -161,6 +161,7 @@ def fit(
     final: Callable[[nn.Module], dict] | None = None,
     stop: int | None = None,
     projection: Projection | None = None,
+    known: dict | None = None,
 ) -> Progress:
     """Train ``network`` in place and return its evaluations, going on from ``folder``'s checkpoint if any.
 
@@ -169,7 +170,7 @@ def fit(
     ``objective(network, indices, x, labels, share)`` gives named losses, of which ``total`` is minimised; ``share`` is
     that of λ (:meth:`~asg.controllers.base.Controller.weight`);
     ``batches`` draws the indices of each step; ``final`` is called in place of ``evaluate`` after the last one.
-    ``projection`` bounds the weights after each step.
+    ``projection`` bounds the weights after each step. ``known``: the evaluation of the start, where there is one.
     The controller sets the rate of each layer group before each step and is told the losses after it.
     Several processes share each batch: losses are averaged over them, as gradients are, so an objective that divides
     by a count of its own part must scale it (:func:`asg.processes.share`). The main process alone writes the
@@ -243,7 +244,9 @@ def fit(
             on_evaluation(at.evaluations[-1])
 
     bare.train()
-    if not at.evaluations:
+    if not at.evaluations and known:
+        at.evaluations.append({**known, "step": 0})
+    elif not at.evaluations:
         take_stock()
     quiet = {} if accelerator.is_main_process else {"disable": True}  # else $TQDM_DISABLE decides
     bar = tqdm(loader, initial=at.step, total=total, unit="step", leave=False, **quiet)

@@ -253,7 +253,8 @@ def train(
     for number in range(config.adapt.rounds):
         part, one = make_folder(folder / f"round-{number + 1}"), round_config(config, number, trained)
         how = partial(prepare, number=number, before=state)
-        result, network = conduct(one, part, device, how, on_evaluation, stop)
+        known = evaluations[-1] if evaluations else None  # the end of a round is the start of the next one
+        result, network = conduct(one, part, device, how, on_evaluation, stop, known)
         first_losses = first_losses or result["first_losses"]
         state = {name: value.cpu() for name, value in network.state_dict().items()}
         seconds += result["seconds"]

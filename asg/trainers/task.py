@@ -57,13 +57,15 @@ def conduct(
     prepare: Callable[[RunConfig, Accelerator], Task],
     on_evaluation: Callable[[dict], None],
     stop: int | None = None,
+    known: dict | None = None,
 ) -> tuple[dict, nn.Module]:
     """One run in ``folder`` (resumed if it holds a checkpoint): its result and the trained network.
 
     The result holds every evaluation, the final one, and beside it the one that is best on the
     target photos (None without photos), which is an oracle selection and named so (``selection``;
     departure 1). ``first_losses`` are those of the first steps, one by one. ``peak_memory_mb`` is the device's during
-    the run, on a CPU the process's so far. With ``stop`` the run ends after that many steps.
+    the run, on a CPU the process's so far. With ``stop`` the run ends after that many steps. ``known``: the evaluation of
+    its start, if it was made before.
     """
     with cpu_threads(config.threads):
         accelerator = make_accelerator(config, device)
@@ -77,7 +79,7 @@ def conduct(
         projection = make_projection(config, task.network, task.images, task.held_out)
         done = fit(
             config, task.network, groups, task.images, task.objective, task.evaluate, controller,
-            folder, accelerator, on_evaluation, task.batches, task.final, stop, projection,
+            folder, accelerator, on_evaluation, task.batches, task.final, stop, projection, known,
         )  # fmt: skip
     return {**result_of(task, done, accelerator, prepared), **controller.report()}, task.network
 

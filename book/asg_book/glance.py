@@ -78,7 +78,7 @@ PAPER = {
               claims={"policy over random": ("asg", "random_proxy"), "… over random once": ("asg", "random_once_proxy"),
                       "… over a search": ("asg", "search_proxy"), "… over a hand": ("asg", "small_proxy")}),
         Panel("What the policy is paid for", "06_ablations", "rewards"),
-        Panel("What it sees and chooses from", "06_ablations", "policy_design"),
+        Panel("Which groups share a rate", "06_ablations", "policy_design"),
     ),
     "segmentation": (
         Panel("mIoU; in the paper FCN-8s on VGG-16", SEGMENTATION, "segmentation", "miou",
