@@ -64,8 +64,8 @@ def conduct(
     The result holds every evaluation, the final one, and beside it the one that is best on the
     target photos (None without photos), which is an oracle selection and named so (``selection``;
     departure 1). ``first_losses`` are those of the first steps, one by one. ``peak_memory_mb`` is the device's during
-    the run, on a CPU the process's so far. With ``stop`` the run ends after that many steps. ``known``: the evaluation of
-    its start, if it was made before.
+    the run, on a CPU the process's so far. With ``stop`` the run ends after that many steps. ``known``: the evaluation
+    of its start, if it was made before.
     """
     with cpu_threads(config.threads):
         accelerator = make_accelerator(config, device)
