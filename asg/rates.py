@@ -135,7 +135,6 @@ class LayerwiseRates(LRScheduler):
         self.controller.load_state_dict(state.pop("controller"))
         self.__dict__.update(state)
 
-    @property
-    def decisions(self) -> list[dict]:
-        """The policy's decisions so far, each with its step and ratios."""
-        return self.controller.report().get("decisions", [])
+    def report(self) -> dict:
+        """The parts that have a ratio of their own, and every decision with its step."""
+        return self.controller.report()

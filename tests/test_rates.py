@@ -79,7 +79,7 @@ def test_a_policy_sees_the_mean_of_each_window_and_its_ratios_hold_for_the_next(
             outputs, hidden = judge(state, torch.tensor(ratios), hidden)
         ratios = (outputs.argmax(1) / 10).tolist()
         expected += [[0.5 * ratio for ratio in ratios]] * following
-    assert [d["step"] for d in rates.decisions] == [4, 8, 9, 13]
+    assert [d["step"] for d in rates.report()["decisions"]] == [4, 8, 9, 13]
     assert len({tuple(row) for row in expected}) > 2  # else nothing is compared
     for step, (ours, theirs) in enumerate(zip(seen, expected, strict=True)):
         assert ours == pytest.approx(theirs), step
@@ -191,9 +191,9 @@ def test_a_plain_loop_takes_the_steps_of_the_trainers_run(workplace, tmp_path: P
         assert ours == pytest.approx((theirs["task"], theirs["guidance"]), abs=1e-6)
     assert sum(task for task, _ in losses) / 12 == pytest.approx(_mean_of(record, "train_task"), abs=1e-5)
     if control:
-        assert [d["step"] for d in rates.decisions] == [d["step"] for d in record["decisions"]]
+        assert [d["step"] for d in rates.report()["decisions"]] == [d["step"] for d in record["decisions"]]
         if learned:
-            assert rates.decisions == record["decisions"]
+            assert rates.report()["decisions"] == record["decisions"]
 
 
 def _mean_of(record: dict, name: str) -> float:

@@ -31,6 +31,7 @@ NAMES = {
     "imagenet": "ImageNet top-1 on photos",
     "validation": "held-out synthetic",
     "train_task": "task loss (nats)",
+    "train_guidance": "KL to ImageNet (nats)",
     "kl": "KL to ImageNet net (nats)",
     "validation_loss": "held-out task loss (nats)",
     "hse0": "hyperspherical energy, s = 0",
