@@ -15,6 +15,7 @@ import typer
 from tqdm import tqdm
 
 from asg import AsgError, own, processes, records
+from asg import export as exporting
 
 GRACE = 30.0  # seconds in which the launcher ends a process whose main process has failed, mostly of the same error
 
@@ -121,6 +122,27 @@ def predict(
         records.write_text(output, "".join(lines))
     if broken:
         raise AsgError(f"{len(broken)} of {len(paths)} images were not read: why is said in their rows.")
+
+
+class Kind(StrEnum):
+    """What a model can be exported to."""
+
+    ONNX = "onnx"
+    TORCH = "torch"
+    TIMM = "timm"
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Folder that `asg train` wrote.")],
+    kind: Annotated[
+        Kind, typer.Option("--format", help="onnx, torch (torch.export), or timm (backbone and head apart).")
+    ] = Kind.ONNX,
+    out: Annotated[Path | None, typer.Option(help="File to write; in the model's folder if not given.")] = None,
+) -> None:
+    """Write a model for other programs, checked against it, and a file that says what goes in and what comes out."""
+    for path in exporting.export(model, kind.value, out):
+        print(path)
 
 
 def as_it_is(error: UnicodeEncodeError) -> tuple[bytes, int]:

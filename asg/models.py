@@ -9,8 +9,7 @@ from pathlib import Path
 import timm
 import torch
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from asg import AsgError
@@ -20,6 +19,7 @@ from asg.data import data_root, mini
 from asg.data.images import make_folder
 from asg.grouping import backbone_groups
 from asg.guidance import last_linear
+from asg.tensors import write_tensors
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 LITES = NAMED_WEIGHTS[2:]  # in data/mini, by data_scripts/mini.py
@@ -224,12 +224,12 @@ def save_model(student: Student, config: RunConfig, classes: tuple[str, ...], fo
     What CSG adds serves its training alone and is left out.
     """
     make_folder(folder)
-    state = {k: v.contiguous() for k, v in student.state_dict().items() if not k.startswith("contrast.")}
+    state = {k: v for k, v in student.state_dict().items() if not k.startswith("contrast.")}
     try:
-        save_file(state, folder / "model.safetensors")
+        write_tensors(folder / "model.safetensors", state)
         described = {"config": config.model_dump(), "classes": classes, "imagenet": student.kept_head.out_features}
         (folder / "model.json").write_text(json.dumps(described, indent=1), "utf-8")
-    except (OSError, SafetensorError) as error:  # the second is its word for a full disk
+    except OSError as error:
         raise AsgError(f"The model cannot be written to {folder} ({error}): free some space.") from None
 
 

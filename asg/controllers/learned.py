@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from asg import AsgError
 from asg.config import RunConfig
 from asg.controllers.windows import STATISTICS, Windowed, policy_path
+from asg.tensors import write_tensors
 
 FORMAT = "asg policy 1"  # raise when the network or its input changes meaning
 HIDDEN = 20
@@ -160,12 +160,9 @@ class Learned(Windowed):
 def save_policy(policy: Policy, card: dict, path: Path) -> None:
     """Write the policy with its card (how it was trained, on what, its curve), at once or not at all."""
     metadata = {"format": FORMAT, "spec": json.dumps(asdict(policy.spec)), "card": json.dumps(card)}
-    partial = path.with_suffix(".partial")
     try:
-        save_file({k: v.detach().contiguous() for k, v in policy.state_dict().items()}, partial, metadata)
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:  # the second is its word for a full disk
-        partial.unlink(missing_ok=True)
+        write_tensors(path, policy.state_dict(), metadata)
+    except OSError as error:
         raise AsgError(f"The policy cannot be written to {path} ({error}): choose another place.") from None
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import os
 from collections.abc import Callable
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from asg import AsgError, processes
@@ -18,6 +16,7 @@ from asg.data.images import ImageSet, make_folder
 from asg.metrics import forward_all
 from asg.models import Student
 from asg.recipes import version
+from asg.tensors import write_tensors
 
 Outputs = Callable[[Tensor, Tensor], Tensor]  # of the indices (N,) and images (N, 3, H, W) of a batch
 
@@ -103,12 +102,9 @@ def kept(what: str, name: str, device: torch.device, compute: Callable[[], dict[
 
     def write() -> None:
         make_folder(path.parent)
-        partial = path.with_suffix(f".{os.getpid()}")
         try:
-            save_file({key: value.contiguous() for key, value in compute().items()}, partial)
-            partial.replace(path)
-        except (OSError, SafetensorError) as error:  # the second is its word for a full disk
-            partial.unlink(missing_ok=True)
+            write_tensors(path, compute())
+        except OSError as error:
             raise AsgError(f"What was computed cannot be kept in {path.parent} ({error}): free some space.") from None
 
     processes.written(path, write)
