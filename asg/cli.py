@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
-from asg import AsgError, own, processes, records
+from asg import AsgError, own, places, processes, records
 from asg import export as exporting
 
 GRACE = 30.0  # seconds in which the launcher ends a process whose main process has failed, mostly of the same error
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 
 TOGETHER = ("run", "train", "adapt")  # commands whose work several processes can share
+OWN = ("train", "adapt", "predict", "export")  # commands that need nothing of the repository but the package
 
 Settings = Annotated[list[str], typer.Option("--set", help="FIELD=VALUE, a RunConfig field; the value is JSON.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; the best there is if not given.")]
@@ -46,10 +47,16 @@ def parse_settings(settings: list[str]) -> dict:
 
 
 @app.callback()
-def refuse_several_processes(context: typer.Context) -> None:
-    """Refuse a command that is the work of one process where a launcher has started several."""
-    if processes.launched() > 1 and context.invoked_subcommand not in TOGETHER:
-        raise AsgError(f"`asg {context.invoked_subcommand}` is the work of one process: start it without a launcher.")
+def refuse(context: typer.Context) -> None:
+    """Refuse a command of one process where a launcher has started several, and one of the book without the book."""
+    command = context.invoked_subcommand
+    if processes.launched() > 1 and command not in TOGETHER:
+        raise AsgError(f"`asg {command}` is the work of one process: start it without a launcher.")
+    if not places.is_checkout() and command not in OWN:
+        raise AsgError(
+            f"`asg {command}` needs the repository, which holds the experiments and the book: clone it and run "
+            f"it there. Without it there are {', '.join(OWN)}."
+        )
 
 
 @app.command()

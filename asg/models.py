@@ -13,16 +13,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from asg import AsgError
-from asg.config import NAMED_WEIGHTS, RunConfig
+from asg.config import RunConfig
 from asg.contrastive import QUEUE, Contrast, Taps, compared_stages
-from asg.data import data_root, mini
 from asg.data.images import make_folder
 from asg.grouping import backbone_groups
 from asg.guidance import last_linear
 from asg.tensors import write_tensors
+from asg.weights import LITES, lite_weights
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-LITES = NAMED_WEIGHTS[2:]  # in data/mini, by data_scripts/mini.py
 LITE = ((127 / 255,) * 3, (128 / 255,) * 3)  # pixels are (x − 127) / 128 in the EfficientNet-Lite release
 
 
@@ -175,10 +174,7 @@ def imagenet_network(config: RunConfig) -> tuple[nn.Module, tuple]:
             if isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
                 nn.init.zeros_(module.bias)  # the libraries draw some of these from the global generator
     elif config.weights in LITES:
-        path = data_root() / "mini" / f"efficientnet_{config.weights}.safetensors"
-        if not path.exists():
-            raise AsgError(f"The weights file {path} is missing: {mini.REMEDY}")
-        load_weights(network, path)
+        load_weights(network, lite_weights(config.weights))
         normalisation = LITE
     elif config.weights != "pretrained":
         load_weights(network, Path(config.weights))

@@ -14,17 +14,18 @@ import torch
 from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
-from asg import AsgError
+from asg import AsgError, places
 from asg.config import NAMED_WEIGHTS, RunConfig, make_config
 from asg.controllers.chance import control_path, given_ratios
 from asg.controllers.learned import load_policy
 from asg.data import read_domains
 from asg.data.images import make_folder
+from asg.places import place
 from asg.recipes import recipe_of, version
 
 FORMAT = 2  # raise when a record's fields change meaning
 FORMATS = (1, 2)  # all there ever were
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = places.CHECKOUT
 
 
 class Damaged(AsgError):
@@ -32,13 +33,13 @@ class Damaged(AsgError):
 
 
 def results_root() -> Path:
-    """Where records lie: ``$ASG_RESULTS``, else ``results/`` of the repository."""
-    return Path(os.environ.get("ASG_RESULTS", REPOSITORY / "results"))
+    """Where records lie (:func:`asg.places.place`): ``$ASG_RESULTS``, else ``results/``."""
+    return place("results")
 
 
 def runs_root() -> Path:
-    """Where runs keep their checkpoints: ``$ASG_RUNS``, else ``runs/`` of the repository."""
-    return Path(os.environ.get("ASG_RUNS", REPOSITORY / "runs"))
+    """Where runs keep their checkpoints (:func:`asg.places.place`): ``$ASG_RUNS``, else ``runs/``."""
+    return place("runs")
 
 
 def files_hash(config: RunConfig) -> str:
@@ -228,9 +229,10 @@ def card(meta: BaseModel, **found: object) -> dict:
 
 def provenance() -> dict:
     """Versions, platform and commit, for the record."""
-    commit = subprocess.run(
-        ["git", "-C", str(REPOSITORY), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    command = ["git", "-C", str(REPOSITORY), "rev-parse", "--short=12", "HEAD"]
+    commit = ""
+    if places.is_checkout():  # else an installed package may lie in someone else's repository
+        commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     packages = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow")
     return {
         "versions": {"python": platform.python_version(), **{p: installed(p) for p in packages}},

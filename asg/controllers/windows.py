@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from asg import AsgError
+from asg import AsgError, places
 from asg.config import RunConfig
 from asg.controllers.base import Controller
 from asg.controllers.hand_tuned import schedule
@@ -41,12 +40,12 @@ def partition(groups: Sequence[str], parts: int) -> list[list[str]]:
 
 
 def policy_path(name: str | None, suffix: str = ".safetensors") -> Path:
-    """The file of a policy: as given, or by its name in ``$ASG_POLICIES``, else ``policies/`` of the repository."""
+    """The file of a policy: as given, or by its name in the folder of policies (:func:`asg.places.policies`)."""
     if name is None:
         raise AsgError("This control needs its policy: a name in policies/, or a file.")
     if name.endswith(suffix):
         return Path(name)
-    return Path(os.environ.get("ASG_POLICIES", Path(__file__).parents[2] / "policies")) / f"{name}{suffix}"
+    return places.policies() / f"{name}{suffix}"
 
 
 def next_window(rule: str, shortest: int, current: int, former: int, epoch: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +14,14 @@ from asg.data import cad, digits, folder, mini, pacs, scenes, street, toy, visda
 from asg.data.images import UNLABELLED, Domains, Images, ImageSet, fingerprint_of, materialise, subset
 from asg.data.looks import reduced
 from asg.data.segmentation import SegmentationDomains, SegmentationSet
+from asg.places import place
 from asg.recipes import SEGMENTATION as SEGMENTATION
 from asg.recipes import version
 
 
 def data_root() -> Path:
-    """Where benchmarks and weights lie: ``$ASG_DATA``, else ``data/`` of the repository."""
-    return Path(os.environ.get("ASG_DATA", Path(__file__).parents[2] / "data"))
+    """Where benchmarks and weights lie (:func:`asg.places.place`): ``$ASG_DATA``, else ``data/``."""
+    return place("data")
 
 
 def cache_root() -> Path:
