@@ -1,4 +1,7 @@
-"""The `asg` command for people's own folders; the book's commands are added in :mod:`asg_book.cli`."""
+"""The `asg` command for people's own folders; the book's commands are added in :mod:`asg_book.cli`.
+
+Commands import what takes seconds when they are run, so that help does not wait for it.
+"""
 
 import codecs
 import json
@@ -9,13 +12,16 @@ import time
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from tqdm import tqdm
 
-from asg import AsgError, own, places, processes, records
-from asg import export as exporting
+from asg import AsgError, launcher, places
+from asg.own_recipes import RECIPES
+
+if TYPE_CHECKING:
+    from asg.own import Prediction
 
 GRACE = 30.0  # seconds in which the launcher ends a process whose main process has failed, mostly of the same error
 
@@ -50,7 +56,7 @@ def parse_settings(settings: list[str]) -> dict:
 def refuse(context: typer.Context) -> None:
     """Refuse a command of one process where a launcher has started several, and one of the book without the book."""
     command = context.invoked_subcommand
-    if processes.launched() > 1 and command not in TOGETHER:
+    if launcher.launched() > 1 and command not in TOGETHER:
         raise AsgError(f"`asg {command}` is the work of one process: start it without a launcher.")
     if not places.is_checkout() and command not in OWN:
         raise AsgError(
@@ -64,13 +70,13 @@ def train(
     source: Annotated[Path, typer.Option(help="Synthetic images, one sub-folder a class.")],
     target: Annotated[Path | None, typer.Option(help="Real images, one sub-folder a class; only reported on.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the model and its report.")] = Path("model"),
-    recipe: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(own.RECIPES)}; the first if not given.")
-    ] = None,
+    recipe: Annotated[str | None, typer.Option(help=f"One of {', '.join(RECIPES)}; the first if not given.")] = None,
     settings: Settings = [],  # noqa: B006
     device: Device = None,
 ) -> None:
     """Train on your own renders, with proxy guidance or by another recipe, and report on your own photos."""
+    from asg import own
+
     own.model_of(source, target, out, parse_settings(settings), device, recipe, print)
     report = (out / "report.md").read_text("utf-8", "surrogateescape")
     print(f"\n{report}\nThe model is in {out}: `asg predict {out} IMAGE …` uses it.")
@@ -86,6 +92,8 @@ def adapt(
     device: Device = None,
 ) -> None:
     """Adapt a model to your own unlabelled photos by self-training."""
+    from asg import own
+
     result, classes = own.adapt(model, source, target, out, parse_settings(settings), device, print)
     labelled = result["final"]["labelled"]
     print(f"Adapted in {result['seconds']:.0f} s. Pseudo-labels of the last round:")
@@ -113,10 +121,12 @@ def predict(
 
     An image that cannot be read is a row with the reason; the exit code is then 1.
     """
+    from asg import own, records
+
     paths = own.images_of(images, lambda line: print(line, file=sys.stderr))
     broken: list[Path] = []
 
-    def noting() -> Iterator[own.Prediction]:
+    def noting() -> Iterator["Prediction"]:
         for one in tqdm(own.predict(model, paths, top, device), total=len(paths), unit="image", disable=None):
             if one.reason is not None:
                 broken.append(one.image)
@@ -148,6 +158,8 @@ def export(
     out: Annotated[Path | None, typer.Option(help="File to write; in the model's folder if not given.")] = None,
 ) -> None:
     """Write a model for other programs, checked against it, and a file that says what goes in and what comes out."""
+    from asg import export as exporting
+
     for path in exporting.export(model, kind.value, out):
         print(path)
 
@@ -163,7 +175,7 @@ def as_it_is(error: UnicodeEncodeError) -> tuple[bytes, int]:
 
 def stop(*_: object) -> None:
     """End at once, with a sentence (typer would catch the KeyboardInterrupt and say nothing)."""
-    sys.exit("\nStopped. The same command goes on from the last checkpoint." if processes.is_main() else 1)
+    sys.exit("\nStopped. The same command goes on from the last checkpoint." if launcher.is_main() else 1)
 
 
 def main() -> None:
@@ -175,12 +187,12 @@ def main() -> None:
     codecs.register_error("as it is", as_it_is)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="as it is")
-    if not processes.is_main():
+    if not launcher.is_main():
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")
     try:
         app(standalone_mode=True)
     except AsgError as error:
-        if not processes.is_main():
+        if not launcher.is_main():
             time.sleep(GRACE)
         sys.exit(f"error: {error}")
 

@@ -14,6 +14,8 @@ from asg import AsgError
 Model = TypeVar("Model", bound=BaseModel)
 NAMED_WEIGHTS = ("pretrained", "random", "lite0", "lite1", "lite2")  # else a state-dict file
 PLACES = ("source", "target", "source_list", "workers")  # where the data of a run lie, and who reads them
+# What a policy sees, in the order of the reference's state.
+STATISTICS = ("task", "guidance", "progress", "mean", "std")
 
 
 class Rendering(BaseModel):
@@ -257,6 +259,32 @@ class RunConfig(BaseModel):
         if self.adapt:
             given["adapt"] = self.adapt.model_dump(exclude={"images"}, exclude_none=True)
         return hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class MetaConfig(BaseModel):
+    """How a policy is trained (departure 15); the student's own settings are ``student``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    student: RunConfig = Field(strict=False, description="One episode: a run of this length on the source.")
+    reward: Literal["loss", "improvement", "held-out", "retention", "looks"] = Field(
+        "loss", description="What is rewarded."
+    )
+    episodes: int = Field(100, ge=1, description="Student trainings.")
+    gamma: float = Field(0.0, ge=0, le=1, description="Discount of later rewards; 0 as in the published command.")
+    decisions: int = Field(5, ge=1, description="Decisions of one update.")
+    lr: float = Field(7e-4, gt=0, description="Meta rate of SGD.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
+    baseline: bool = Field(False, description="Subtract a moving average of the returns, and divide by their spread.")
+    entropy: float = Field(0.0, ge=0, description="Weight of the entropy bonus.")
+    loss: Literal["mean of products", "product of means"] = Field(
+        "mean of products", description="How returns and log-probabilities of an update meet (departure 30)."
+    )
+    groups: int = Field(7, ge=1, description="Rates that the policy sets.")
+    actions: int = Field(11, ge=0, description="Ratios from 0 to 1; 0: a continuous ratio.")
+    statistics: tuple[str, ...] = Field(STATISTICS, strict=False, description="What the policy sees.")
+    normalised: bool = Field(False, description="Whether it sees them free of sizes.")
+    seed: int = Field(0, ge=0, description="Seed of the policy's start, of its draws and of the episodes.")
 
 
 def make_config(base: dict, *overrides: dict) -> RunConfig:

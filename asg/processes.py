@@ -6,7 +6,6 @@ the functions below in the same order; in a single process each of them is what 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
@@ -19,17 +18,13 @@ from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
 from asg import AsgError
+from asg.launcher import is_main, launched
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=30)  # of processes that wait for the main one's work; torch's own limit is 10 to 30 minutes
 
 _patient: dist.ProcessGroup | None = None  # on the CPU, without a time limit: values of any kind, long waits
 _alone = False  # whether this process works for all at the moment, see `once`
-
-
-def launched(what: str = "WORLD_SIZE") -> int:
-    """Processes that the launcher started: in all, or on this machine (``LOCAL_WORLD_SIZE``)."""
-    return int(os.environ.get(what, 1))
 
 
 def count() -> int:
@@ -40,11 +35,6 @@ def count() -> int:
 def index() -> int:
     """Number of this process among :func:`count`."""
     return dist.get_rank() if dist.is_initialized() and not _alone else 0
-
-
-def is_main() -> bool:
-    """Whether this is the process that locks, writes and prints; known before the processes have met."""
-    return (dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", 0))) == 0
 
 
 def available() -> list[str]:

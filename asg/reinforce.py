@@ -9,19 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from asg import AsgError
-from asg.config import RunConfig
+from asg.config import MetaConfig, RunConfig
 from asg.controllers.base import Controller
 from asg.controllers.chance import RATIOS, Fixed
 from asg.controllers.learned import Learned, Policy, Spec
-from asg.controllers.windows import STATISTICS, Windowed
+from asg.controllers.windows import Windowed
 from asg.data import load_domains
 from asg.data.images import ImageSet, make_folder
 from asg.data.looks import mixed_looks
@@ -69,32 +67,6 @@ HELD_OUT: dict[str, Callable[[ImageSet], ImageSet]] = {
     "retention": lambda held: held,
     "looks": mixed_looks,
 }
-
-
-class MetaConfig(BaseModel):
-    """How a policy is trained (departure 15); the student's own settings are ``student``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-    student: RunConfig = Field(strict=False, description="One episode: a run of this length on the source.")
-    reward: Literal["loss", "improvement", "held-out", "retention", "looks"] = Field(
-        "loss", description="What is rewarded."
-    )
-    episodes: int = Field(100, ge=1, description="Student trainings.")
-    gamma: float = Field(0.0, ge=0, le=1, description="Discount of later rewards; 0 as in the published command.")
-    decisions: int = Field(5, ge=1, description="Decisions of one update.")
-    lr: float = Field(7e-4, gt=0, description="Meta rate of SGD.")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
-    baseline: bool = Field(False, description="Subtract a moving average of the returns, and divide by their spread.")
-    entropy: float = Field(0.0, ge=0, description="Weight of the entropy bonus.")
-    loss: Literal["mean of products", "product of means"] = Field(
-        "mean of products", description="How returns and log-probabilities of an update meet (departure 30)."
-    )
-    groups: int = Field(7, ge=1, description="Rates that the policy sets.")
-    actions: int = Field(11, ge=0, description="Ratios from 0 to 1; 0: a continuous ratio.")
-    statistics: tuple[str, ...] = Field(STATISTICS, strict=False, description="What the policy sees.")
-    normalised: bool = Field(False, description="Whether it sees them free of sizes.")
-    seed: int = Field(0, ge=0, description="Seed of the policy's start, of its draws and of the episodes.")
 
 
 def returns(rewards: Tensor, gamma: float) -> Tensor:

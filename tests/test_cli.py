@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from asg import AsgError, models, own, records
+from asg import AsgError, models, own, own_recipes, records
 from asg.cli import main, parse_settings
 from asg.config import make_config
 from asg.data import mirrored, read_domains
@@ -131,8 +132,8 @@ def test_reproduce_keeps_a_file_with_a_broken_line(workplace) -> None:
 @pytest.mark.slow
 def test_stopping_by_hand_says_that_it_goes_on(workplace, spawn) -> None:
     code = (
-        "import os, signal, sys; from asg_book import cli\n"
-        "cli.run_once = lambda *a: os.kill(os.getpid(), signal.SIGINT)\n"
+        "import os, signal, sys; import asg.run; from asg_book import cli\n"
+        "asg.run.run = lambda *a: os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.argv = ['asg', 'run', 'oracle', '--profile', 'toy']; cli.main()"
     )
     process = spawn(code)
@@ -259,7 +260,7 @@ def test_an_unfinished_run_of_other_settings_is_not_continued(workplace, image_f
         model_of(source, target, out, {**TINY, "lr": 0.02}, "cpu")
 
 
-@pytest.mark.parametrize("recipe", own.RECIPES)
+@pytest.mark.parametrize("recipe", own_recipes.RECIPES)
 def test_every_recipe_trains_on_two_folders(workplace, image_folders, monkeypatch, recipe: str, capsys) -> None:
     out = workplace.data / "model"
     settings = [word for name, value in TINY.items() if name != "guidance" for word in ("--set", f"{name}={value}")]
@@ -267,9 +268,9 @@ def test_every_recipe_trains_on_two_folders(workplace, image_folders, monkeypatc
     done = CliRunner().invoke(app, ["train", *map(str, folders), "--recipe", recipe, *settings])
     assert done.exit_code == 0, done.output
     written = models.load_model(out)[1]
-    assert {name: getattr(written, name) for name in own.RECIPES[recipe]} == {
-        name: getattr(make_config(own.PROFILE, own.RECIPES[recipe], {"source": "x"}), name)
-        for name in own.RECIPES[recipe]
+    assert {name: getattr(written, name) for name in own_recipes.RECIPES[recipe]} == {
+        name: getattr(make_config(own_recipes.PROFILE, own_recipes.RECIPES[recipe], {"source": "x"}), name)
+        for name in own_recipes.RECIPES[recipe]
     }
     assert not [name for name in load_file(out / "model.safetensors") if name.startswith("contrast.")]
     adapted = workplace.data / "adapted"
@@ -296,3 +297,11 @@ def test_a_model_between_is_half_way_and_reported_last(workplace, image_folders)
 def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
     with pytest.raises(AsgError, match="There is no recipe 'magic': choose from guidance, plain, wise-ft"):
         own.recipe("magic")
+
+
+def test_help_and_the_package_wait_for_nothing_that_takes_seconds():
+    """Torch, timm and the like are imported by the command that uses them."""
+    code = "import sys, asg, asg_book.cli; print({'torch', 'timm', 'pandas', 'matplotlib', 'sklearn'} & sys.modules.keys())"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+    assert done.stdout == "set()\n"

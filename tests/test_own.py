@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from asg import AsgError, models, own
+from asg import AsgError, models, own, own_recipes
 from asg.cli import app
 from asg.config import make_config
 from asg.metrics import ranked
@@ -218,7 +218,7 @@ def test_a_missing_file_and_one_that_may_not_be_read_are_said_as_they_are(workpl
 
 
 def test_a_batch_of_one_is_adapted_with_an_image_of_either_side():
-    config = make_config(own.PROFILE, {"source": "renders", "batch": 1, "adapt": {}})
+    config = make_config(own_recipes.PROFILE, {"source": "renders", "batch": 1, "adapt": {}})
     assert self_training.round_config(config, 0, 10).batch == 2
     assert self_training.round_config(config.model_copy(update={"batch": 8}), 0, 10).batch == 8
 

@@ -16,14 +16,14 @@ from scipy import stats
 from torch import nn
 
 from asg import AsgError, records, reinforce
-from asg.config import RunConfig, make_config
+from asg.config import MetaConfig, RunConfig, make_config
 from asg.controllers import make_controller
 from asg.controllers.learned import FORMAT, Policy, Spec, load_policy, save_policy
 from asg.controllers.windows import Windowed, next_window, partition
 from asg.data import load_domains
 from asg.dryrun import dry_run, report
 from asg.models import layer_groups
-from asg.reinforce import MetaConfig, search_ratios, train_policy
+from asg.reinforce import search_ratios, train_policy
 from asg.run import run
 from asg.trainers.classification import train
 from asg.trainers.loop import fit, make_accelerator

@@ -13,9 +13,9 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from asg.config import make_config
+from asg.config import MetaConfig, make_config
 from asg.controllers.learned import Policy, Spec
-from asg.reinforce import REWARDS, Learning, MetaConfig, Progress, Window, product_of_means, reinforce_loss, returns
+from asg.reinforce import REWARDS, Learning, Progress, Window, product_of_means, reinforce_loss, returns
 from asg_book.experiments import PROFILES, policy_config
 
 

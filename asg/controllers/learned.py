@@ -12,8 +12,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from asg import AsgError
-from asg.config import RunConfig
-from asg.controllers.windows import STATISTICS, Windowed, policy_path
+from asg.config import STATISTICS, RunConfig
+from asg.controllers.windows import Windowed, policy_path
 from asg.tensors import write_tensors
 
 FORMAT = "asg policy 1"  # raise when the network or its input changes meaning

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from asg import AsgError, places
-from asg.config import RunConfig
+from asg.config import STATISTICS, RunConfig
 from asg.controllers.base import Controller
 from asg.controllers.hand_tuned import schedule
 from asg.data.images import total_steps
-
-STATISTICS = ("task", "guidance", "progress", "mean", "std")  # in the order of the reference's state
 
 GUIDANCE = "guidance"  # what a decision about λ is named among the layer groups
 

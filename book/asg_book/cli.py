@@ -7,21 +7,19 @@ import time
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from tqdm import tqdm
 
-from asg import AsgError, dryrun, records, reinforce, replay
+from asg import AsgError
 from asg.cli import Device, Settings, app, main, parse_settings
 from asg.config import RunConfig
-from asg.controllers.learned import save_policy
-from asg.controllers.windows import policy_path
-from asg.data.images import make_folder
-from asg.run import run as run_once
-from asg_book import build, golden, pictures, plots
 from asg_book.experiments import BOOK, EPISODES, EXPERIMENTS, POLICIES, PROFILES, Experiment, get, policy_config
 from asg_book.workers import in_workers
+
+if TYPE_CHECKING:
+    from asg_book.pictures import Picture
 
 Profile = Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}; if not given, what the book shows.")]
 Benchmark = Annotated[str, typer.Option(help=f"One of {', '.join(EPISODES)}.")]
@@ -30,6 +28,8 @@ Jobs = Annotated[int, typer.Option(help="Runs at a time.")]
 
 def describe(evaluation: dict) -> str:
     """One line about an evaluation, in per cent."""
+    from asg_book import plots
+
     return "  ".join(f"{k} {100 * evaluation[k]:.1f}" for k in plots.NAMES if k in plots.SHARES & evaluation.keys())
 
 
@@ -62,6 +62,9 @@ def run(
     device: Device = None,
 ) -> None:
     """Train arms of an experiment, or print what their records say."""
+    from asg import dryrun, records
+    from asg.run import run as run_once
+
     declared = get(experiment)
     for name in arm or declared.arms:
         for config in declared.configs(profile or declared.home, name, seed, parse_settings(settings)):
@@ -82,6 +85,8 @@ def reproduce(
     jobs: Jobs = os.cpu_count() or 1,
 ) -> None:
     """Train whatever has no current record, and remove nothing. Stop it at any time; it goes on where it was."""
+    from asg import records
+
     wanted: dict[str, tuple[str, str, RunConfig]] = {}
     waiting: set[str] = set()
     for name in experiment or [name for name, e in EXPERIMENTS.items() if not profile or e.is_run_in(profile)]:
@@ -111,6 +116,8 @@ def prune(
     profile: Profile = "", yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False
 ) -> None:
     """List the records that today's settings, data, policies or recipes would not make, and ask to remove them."""
+    from asg import records
+
     files = [file for one in shown(profile) for file in records.outdated(one)]
     rows = [(path, record) for path, _, old in files for record in old]
     for path, record in rows:
@@ -132,6 +139,8 @@ def verify(
     jobs: Jobs = os.cpu_count() or 1,
 ) -> None:
     """Repeat the first steps of records with today's code, and say which it can no longer vouch for."""
+    from asg import records
+
     began, kept = time.monotonic(), [r for one in shown(profile) for r in records.of_profile(one)]
     chosen = kept if every else sample(kept)
     if experiment:
@@ -169,6 +178,8 @@ def sample(kept: list[dict]) -> list[dict]:
 
 def verify_record(record: dict) -> list[str]:
     """:func:`asg.replay.verify` in a worker; what the user can mend is a line."""
+    from asg import replay
+
     try:
         return replay.verify(record, "cpu" if record["device"] == "cpu" else None)
     except AsgError as error:
@@ -183,6 +194,8 @@ def golden_command(
     ] = False,
 ) -> None:
     """Run every arm and policy on the toy profile, and compare with the numbers that they once gave."""
+    from asg_book import golden
+
     if write and experiment:
         raise AsgError("--write replaces the numbers of every run: give it without --experiment.")
     began, runs = time.monotonic(), golden.golden_runs(experiment)
@@ -195,6 +208,8 @@ def golden_command(
 
 def train_missing(experiment: str, arm: str, config: RunConfig) -> bool:
     """One run of ``reproduce``, in a worker: whether it has its record now."""
+    from asg.run import run as run_once
+
     what = label(experiment, arm, config)
     try:
         record = run_once(config)
@@ -208,6 +223,8 @@ def train_missing(experiment: str, arm: str, config: RunConfig) -> bool:
 @app.command()
 def experiments(profile: Profile = "") -> None:
     """List every experiment, its arms, and how many of its runs have a current record."""
+    from asg import records
+
     for e in (e for e in EXPERIMENTS.values() if not profile or e.is_run_in(profile)):
         print(f"{e.id} ({', '.join(profiles_of(e, profile))}): {e.question}")
         for arm, overrides in e.arms.items():
@@ -242,6 +259,11 @@ def train_policy(
     device: Device = None,
 ) -> None:
     """Train a policy by REINFORCE on synthetic images. Stop it at any time; it goes on after the last episode."""
+    from asg import records, reinforce
+    from asg.controllers.learned import save_policy
+    from asg.controllers.windows import policy_path
+    from asg.data.images import make_folder
+
     meta = policy_config(name, profile, parse_settings(settings))
     with records.meta_folder("policy", meta) as folder:
         trained, at = reinforce.train_policy(meta, folder, device, lambda point: tqdm.write(describe_episode(point)))
@@ -261,6 +283,10 @@ def search(
     device: Device = None,
 ) -> None:
     """Try random layer-wise rates, as many as the policy has episodes; the best on held-out renders is first."""
+    from asg import records, reinforce
+    from asg.controllers.windows import policy_path
+    from asg.data.images import make_folder
+
     meta = policy_config(name, profile, parse_settings(settings))
     with records.meta_folder("search", meta) as folder:
         trials = reinforce.search_ratios(meta, folder, device, lambda point: tqdm.write(describe_episode(point)))
@@ -274,6 +300,8 @@ def search(
 @app.command()
 def figures() -> None:
     """Make what the book's figures show of trained networks, where it is missing: embeddings, heat maps, label maps."""
+    from asg_book import pictures
+
     wanted, there = pictures.wanted(), set()
     for experiment, profile, make in wanted:
         try:
@@ -287,11 +315,14 @@ def figures() -> None:
         print(f"The book shows no more, or never did: {', '.join(others)}")
 
 
-def picture_of(experiment: str, profile: str, make: Callable[..., pictures.Picture]) -> Path:
+def picture_of(experiment: str, profile: str, make: "Callable[..., Picture]") -> Path:
     """The file of a picture of the book, made if it is missing, of networks whose runs have records.
 
     A network that is not at hand is trained again. Raises :class:`AsgError` where a record or the data are missing.
     """
+    from asg import records
+    from asg_book import pictures
+
     configs = pictures.configs_of(experiment, profile)
     picture = make(configs)
     if not picture.path.exists():
@@ -306,6 +337,8 @@ def picture_of(experiment: str, profile: str, make: Callable[..., pictures.Pictu
 @app.command(name="book")
 def build_book() -> None:
     """Execute the chapters that changed and build the HTML."""
+    from asg_book import build
+
     first = build.build()
     print(f"The book is at {first}\nOpen that file in a browser, or run `python -m http.server -d {build.HTML}`.")
 

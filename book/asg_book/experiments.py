@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from asg import AsgError
-from asg.config import RunConfig, make_config, validated
-from asg.reinforce import MetaConfig
+from asg.config import MetaConfig, RunConfig, make_config, validated
 from asg_book import successors
 
 # What the profiles of photographs on a CPU share: the network of mini, at its size.
