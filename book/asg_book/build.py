@@ -15,6 +15,7 @@ from asg.data import data_root
 from asg_book.workers import in_workers
 
 BOOK = records.REPOSITORY / "book"
+CODE_ALONE = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
 STAGED = BOOK / "_build" / "executed"
 HTML = BOOK / "_build" / "html"
 OPTIONAL = ("pacs", "cad")  # folders of benchmarks that a book is built without, and whose images it shows if there
@@ -76,6 +77,7 @@ def build() -> Path:
     os.environ["TQDM_DISABLE"] = "1"
     keep_out = shutil.ignore_patterns("_build", "asg_book", "*.ipynb", ".ipynb_checkpoints")
     shutil.copytree(BOOK, STAGED, ignore=keep_out, dirs_exist_ok=True)
+    shutil.copytree(records.REPOSITORY / "examples", STAGED / "examples", ignore=CODE_ALONE, dirs_exist_ok=True)
     *others, last = chapters()  # the last one shows the times of the others
     cores = os.cpu_count() or 1
     jobs = min(4, cores)
