@@ -13,6 +13,7 @@ from asg import AsgError, records
 from asg.config import RunConfig
 from asg.data import mirrored
 from asg.data.images import make_folder
+from asg.metrics import of_both
 from asg.models import Student, load_model
 from asg.tensors import write_tensors
 
@@ -35,26 +36,31 @@ class Answers(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scores and probabilities, both in [0, 1]."""
         logits = self.student(images)[0]
-        if not self.mirror:
-            return logits.sigmoid(), logits.softmax(1)
-        other = self.student(images.flip(3))[0]
-        return (logits.sigmoid() + other.sigmoid()) / 2, (logits.softmax(1) + other.softmax(1)) / 2
+        return of_both(logits, self.student(images.flip(3))[0] if self.mirror else logits)
 
 
 def export(model: Path, kind: str, out: Path | None = None) -> list[Path]:
     """Write the model of a folder for other programs, checked against it; the files that were written.
 
-    ``kind``: one of :data:`ENDINGS`. ``out``: the file (None: in the model's folder). Beside it lies a ``.json`` that
-    says what goes in and what comes out. Raises :class:`AsgError` for what cannot be exported so, and where what was
-    written answers differently.
+    ``kind``: one of :data:`ENDINGS`. ``out``: the file (None: in the model's folder). Beside it lies a file of its name
+    and ``.json`` that says what goes in and what comes out. Raises :class:`AsgError` for what cannot be exported so or
+    written there, and where what was written answers differently.
     """
     student, config, classes = load_model(model)
     student = student.requires_grad_(False).to(memory_format=torch.contiguous_format)
     answers = Answers(student, mirrored(config) is not False)
     path = out or model / f"exported{ENDINGS[kind]}"
+    if path.suffix != ENDINGS[kind]:  # by which those who read it know what it is
+        raise AsgError(f"{path} does not end in {ENDINGS[kind]}: give another --out, or another format.")
+    if path.resolve() == (model / "model.safetensors").resolve():
+        raise AsgError(f"{path} is a file of the model itself: give another --out.")
     make_folder(path.parent)
     write = {"onnx": write_onnx, "torch": write_torch, "timm": write_timm}[kind]
-    return write(answers, path, described(answers, config, classes), config)
+    try:
+        return write(answers, path, described(answers, config, classes), config)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise AsgError(f"{path} cannot be written ({error.strerror}): free some space or give another --out.") from None
 
 
 def described(answers: Answers, config: RunConfig, classes: tuple[str, ...]) -> dict:
@@ -149,5 +155,5 @@ def write_timm(answers: Answers, path: Path, about: dict, config: RunConfig) -> 
 
 def write_about(path: Path, about: dict) -> Path:
     """Write what is known of an export beside it."""
-    records.write_text(beside := path.with_suffix(".json"), json.dumps(about, indent=1, ensure_ascii=False))
+    records.write_text(beside := path.with_name(f"{path.name}.json"), json.dumps(about, indent=1, ensure_ascii=False))
     return beside

@@ -89,9 +89,14 @@ def answers(plain: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
 
 def ranked(plain: Tensor, mirrored: Tensor, top: int) -> tuple[Tensor, Tensor]:
     """The ``top`` classes of each image and how sure each is, ``(N, top)`` both, by the rule of :func:`answers`."""
-    order = ((plain.sigmoid() + mirrored.sigmoid()) / 2).sort(dim=1, descending=True, stable=True).indices[:, :top]
-    both = (plain.softmax(1) + mirrored.softmax(1)) / 2
-    return order, both.gather(1, order).clamp(0, 1)  # torchmetrics takes a rounded 1 for a logit
+    scores, probabilities = of_both(plain, mirrored)
+    order = scores.sort(dim=1, descending=True, stable=True).indices[:, :top]
+    return order, probabilities.gather(1, order).clamp(0, 1)  # torchmetrics takes a rounded 1 for a logit
+
+
+def of_both(plain: Tensor, mirrored: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean sigmoid and mean softmax ``(N, C)`` of an image and its mirror image."""
+    return (plain.sigmoid() + mirrored.sigmoid()) / 2, (plain.softmax(1) + mirrored.softmax(1)) / 2
 
 
 def evaluate_photos(

@@ -54,12 +54,12 @@ def fetch(package: Package, downloads: Path) -> None:
     print(f"fetching {package.what} with {Path(package.client[0]).name}, from {package.published} …", flush=True)
     with tempfile.TemporaryDirectory(dir=downloads) as folder:
         Path(folder).chmod(0o755)  # apt-get fetches as another user
-        clients = [client for client in (package.client, package.again) if client]
-        done = [subprocess.run(clients[0], cwd=folder, capture_output=True, text=True, check=False)]
-        if done[0].returncode and len(clients) > 1:
-            done.append(subprocess.run(clients[1], cwd=folder, capture_output=True, text=True, check=False))
-        if done[-1].returncode:
-            raise AsgError(f"`{' '.join(clients[len(done) - 1])}` failed ({last_line(done[-1].stderr)}). {by_hand}")
+        for client in filter(None, (package.client, package.again)):
+            done = subprocess.run(client, cwd=folder, capture_output=True, text=True, check=False)
+            if not done.returncode:
+                break
+        if done.returncode:
+            raise AsgError(f"`{' '.join(client)}` failed ({last_line(done.stderr)}). {by_hand}")
         for path in Path(folder).iterdir():
             shutil.move(path, downloads / path.name)
 

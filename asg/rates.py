@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from asg import AsgError
+from asg import AsgError, places
 from asg.config import make_config
 from asg.controllers import make_controller
 from asg.controllers.gradients import NORMALISATION
@@ -63,7 +63,7 @@ class LayerwiseRates(LRScheduler):
     ) -> None:
         learned = policy not in KINDS
         if learned and not policy_path(policy).exists():
-            there = sorted(path.stem for path in policy_path("").parent.glob("*.safetensors"))
+            there = sorted(path.stem for path in places.policies().glob("*.safetensors"))
             raise AsgError(f"There is no policy {policy!r}: choose from {', '.join((*KINDS, *there))}, or give a file.")
         groups = {group.get("name", str(k)): group["params"] for k, group in enumerate(optimizer.param_groups)}
         if policy == "auto-rgn":
@@ -111,8 +111,10 @@ class LayerwiseRates(LRScheduler):
         if self.learned and not self.seen["task"]:
             raise AsgError(f"{self.policy} looks at the losses: give them, rates.step(task=…, guidance=…).")
         device = self.optimizer.param_groups[-1]["params"][-1].device
-        nothing = [torch.zeros(())]
-        means = torch.stack([torch.stack([v.to(device) for v in s or nothing]).mean() for s in self.seen.values()])
+        means = torch.zeros(len(self.seen), device=device)
+        for k, values in enumerate(self.seen.values()):
+            if values:
+                means[k] = torch.stack([value.to(device) for value in values]).mean()
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(means)
             means = means / dist.get_world_size()

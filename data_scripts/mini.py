@@ -50,10 +50,8 @@ PHOTOS = Package(
     "the Debian package tuxpaint-stamps-default, version 2022.06.04-1 (also in Ubuntu)",
     ("apt-get", "download", "tuxpaint-stamps-default"),
 )
-GIVEN = {  # what a file is given as in place of fetching it
-    "emoji": EMOJI, **DRAWN, "photos": PHOTOS,
-    **{lite.replace("lite", "weights").removesuffix("0"): package for lite, package in weights.PACKAGES.items()},
-}  # fmt: skip
+LITES = {"weights": "lite0", "weights1": "lite1", "weights2": "lite2"}  # what their files are given as
+GIVEN = {"emoji": EMOJI, **DRAWN, "photos": PHOTOS, **{name: weights.PACKAGES[lite] for name, lite in LITES.items()}}
 
 
 def unpack(emoji: Path | None, photos: Path | None, to: Path) -> None:
@@ -124,8 +122,8 @@ def main() -> None:
         for style, package in DRAWN.items():
             if not all(path.exists() for path in drawings(style, to)):
                 rasterise(obtain(package, getattr(given, style), downloads), style, to)
-        for lite, package in weights.PACKAGES.items():
-            weights.lite_weights(lite, next(getattr(given, name) for name, one in GIVEN.items() if one is package))
+        for name, lite in LITES.items():
+            weights.lite_weights(lite, getattr(given, name))
     others = [*map(weights.lite_path, weights.PACKAGES), *(path for style in DRAWN for path in drawings(style, to))]
     faults = missing_or_altered(to) + [f"missing: {path}" for path in others if not path.exists()]
     if faults:

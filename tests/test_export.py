@@ -107,6 +107,38 @@ def test_what_answers_otherwise_is_removed(tmp_path: Path):
         export.check(path, (torch.zeros(2),), (torch.full((2,), torch.nan),))
 
 
+@pytest.mark.slow
+def test_every_export_has_a_description_of_its_own_and_the_model_stays(tmp_path: Path):
+    model = saved(tmp_path / "model", False)
+    before = {path: path.read_bytes() for path in model.iterdir()}
+    beside = [export.export(model, kind)[-1] for kind in ("torch", "timm")]
+    uses = [json.loads(path.read_text("utf-8"))["use"] for path in beside]
+    assert "torch.export.load('exported.pt2')" in uses[0] and "checkpoint_path='exported.safetensors'" in uses[1]
+    assert export.export(model, "torch", model / "model.pt2")[-1].name == "model.pt2.json"
+    with pytest.raises(AsgError, match=r"model\.safetensors is a file of the model itself: give another --out"):
+        export.export(model, "timm", tmp_path / "model" / ".." / "model" / "model.safetensors")
+    for kind, ending in export.ENDINGS.items():
+        for name in ("model.json", "model"):
+            with pytest.raises(AsgError, match=rf"{name} does not end in \{ending}: give another --out"):
+                export.export(model, kind, model / name)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_full_disk_leaves_no_export(tmp_path: Path, monkeypatch):
+    model = saved(tmp_path / "model", False)
+
+    def full(path: Path, tensors: dict) -> None:
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, "write_tensors", full)
+    with pytest.raises(
+        AsgError, match=r"exported\.safetensors cannot be written \(No space left on device\): free some"
+    ):
+        export.export(model, "timm")
+    assert not list(model.glob("exported*"))
+
+
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(AsgError, match=r"pip install \"asg-book\[export\]\""):
