@@ -21,7 +21,10 @@ from asg import AsgError, launcher, places
 from asg.own_recipes import RECIPES
 
 if TYPE_CHECKING:
-    from asg.own import Prediction
+    from asg.predict import Prediction
+    from asg.predict_masks import Mask
+
+    Row = Prediction | Mask
 
 GRACE = 30.0  # seconds in which the launcher ends a process whose main process has failed, mostly of the same error
 
@@ -32,7 +35,7 @@ app = typer.Typer(
 )
 
 TOGETHER = ("run", "train", "adapt")  # commands whose work several processes can share
-OWN = ("train", "adapt", "predict", "export")  # commands that need nothing of the repository but the package
+OWN = ("train", "adapt", "predict", "export", "policy")  # commands that need nothing of the repository but the package
 
 Settings = Annotated[list[str], typer.Option("--set", help="FIELD=VALUE, a RunConfig field; the value is JSON.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; the best there is if not given.")]
@@ -65,19 +68,38 @@ def refuse(context: typer.Context) -> None:
         )
 
 
+class Task(StrEnum):
+    """What is learned of own images."""
+
+    CLASSIFICATION = "classification"
+    SEGMENTATION = "segmentation"
+
+
+NAMED = "; ".join(f"of {task}: {', '.join(named)}" for task, named in RECIPES.items())
+
+
 @app.command()
 def train(
-    source: Annotated[Path, typer.Option(help="Synthetic images, one sub-folder a class.")],
-    target: Annotated[Path | None, typer.Option(help="Real images, one sub-folder a class; only reported on.")] = None,
+    source: Annotated[Path, typer.Option(help="Synthetic images: a sub-folder a class, or images/ and masks/.")],
+    target: Annotated[Path | None, typer.Option(help="Real images, laid out likewise; only reported on.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the model and its report.")] = Path("model"),
-    recipe: Annotated[str | None, typer.Option(help=f"One of {', '.join(RECIPES)}; the first if not given.")] = None,
+    task: Annotated[Task, typer.Option(help="A class for each image, or for each pixel.")] = Task.CLASSIFICATION,
+    class_list: Annotated[
+        Path | None, typer.Option("--classes", help="What the values of masks mean (.txt, .json); segmentation only.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(help=f"{NAMED}; the first if not given.")] = None,
+    policy: Annotated[
+        str | None, typer.Option(help="Who sets the rates: a policy's name, or a file that `asg policy train` wrote.")
+    ] = None,
     settings: Settings = [],  # noqa: B006
     device: Device = None,
 ) -> None:
     """Train on your own renders, with proxy guidance or by another recipe, and report on your own photos."""
     from asg import own
 
-    own.model_of(source, target, out, parse_settings(settings), device, recipe, print)
+    control = {"control": {"kind": "learned", "policy": policy, "schedule": True}} if policy else {}
+    overrides = {**control, **parse_settings(settings)}
+    own.model_of(source, target, out, overrides, device, recipe, print, task.value, class_list)
     report = (out / "report.md").read_text("utf-8", "surrogateescape")
     print(f"\n{report}\nThe model is in {out}: `asg predict {out} IMAGE …` uses it.")
 
@@ -85,7 +107,7 @@ def train(
 @app.command()
 def adapt(
     model: Annotated[Path, typer.Argument(help="Folder that `asg train` wrote.")],
-    source: Annotated[Path, typer.Option(help="Synthetic images, one sub-folder a class, as for `asg train`.")],
+    source: Annotated[Path, typer.Option(help="Synthetic images, laid out as for `asg train`.")],
     target: Annotated[Path, typer.Option(help="Real images without labels, in any sub-folders.")],
     out: Annotated[Path, typer.Option(help="Folder for the adapted model.")] = Path("adapted"),
     settings: Annotated[list[str], typer.Option("--set", help="FIELD=VALUE of the adaptation.")] = [],  # noqa: B006
@@ -114,29 +136,43 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files, folders (with all below them), patterns.")],
     top: Annotated[int, typer.Option(min=1, help="Classes an image, the most probable first.")] = 1,
     kind: Annotated[Format, typer.Option("--format", help="csv or json.")] = Format.CSV,
-    output: Annotated[Path | None, typer.Option(help="File to write; the terminal if not given.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="File to write, the terminal if not given; of masks the folder, which is needed."),
+    ] = None,
     device: Device = None,
 ) -> None:
-    """Classes of images by the rule of the reported accuracy, with mean softmax probabilities.
+    """Classes of images by the rule of the reported accuracy, with mean softmax probabilities; or masks of images.
 
     An image that cannot be read is a row with the reason; the exit code is then 1.
     """
-    from asg import own, records
+    from asg import model_files, own, predict_masks, records
+    from asg import predict as predicting
+    from asg.recipes import is_dense
 
-    paths = own.images_of(images, lambda line: print(line, file=sys.stderr))
+    config, classes = model_files.describe(model)
+    paths = predicting.images_of(images, lambda line: print(line, file=sys.stderr))
     broken: list[Path] = []
 
-    def noting() -> Iterator["Prediction"]:
-        for one in tqdm(own.predict(model, paths, top, device), total=len(paths), unit="image", disable=None):
+    def noting(rows: Iterator["Row"]) -> Iterator["Row"]:
+        for one in tqdm(rows, total=len(paths), unit="image", disable=None):
             if one.reason is not None:
                 broken.append(one.image)
             yield one
 
-    lines = own.prediction_table(noting(), kind.value, top)
-    if output is None:
-        sys.stdout.writelines(lines)
+    if is_dense(config):
+        if output is None:
+            raise AsgError("This model writes masks: give the folder for them, --output FOLDER.")
+        own.refuse_inside(output, *(path for path in images if path.is_dir()))
+        rows = noting(predict_masks.predict(model, paths, output, device))
+        records.write_text(output / f"masks.{kind.value}", "".join(predict_masks.table(rows, kind.value, classes)))
+        print(f"The masks are in {output / predict_masks.MASKS}, laid over the images in {output / 'overlays'}.")
     else:
-        records.write_text(output, "".join(lines))
+        lines = predicting.prediction_table(noting(predicting.predict(model, paths, top, device)), kind.value, top)
+        if output is None:
+            sys.stdout.writelines(lines)
+        else:
+            records.write_text(output, "".join(lines))
     if broken:
         raise AsgError(f"{len(broken)} of {len(paths)} images were not read: why is said in their rows.")
 

@@ -13,7 +13,7 @@ from asg import AsgError
 
 Model = TypeVar("Model", bound=BaseModel)
 NAMED_WEIGHTS = ("pretrained", "random", "lite0", "lite1", "lite2")  # else a state-dict file
-PLACES = ("source", "target", "source_list", "workers")  # where the data of a run lie, and who reads them
+PLACES = ("source", "target", "source_list", "class_list", "workers")  # where the data of a run lie, and who reads them
 # What a policy sees, in the order of the reference's state.
 STATISTICS = ("task", "guidance", "progress", "mean", "std")
 
@@ -134,7 +134,7 @@ class Adaptation(BaseModel):
     rate: float = Field(0.5, gt=0, description="Peak rate of the task head in a round, as a share of lr.")
     backbone_factor: float = Field(0.1, ge=0, description="Rate of every backbone group, as a share of it.")
     half: bool = Field(False, description="Adapt to every second target image, and report on the others.")
-    images: str | None = Field(None, description="Folder of unlabelled images (data = folder).")
+    images: str | None = Field(None, description="Folder of unlabelled images (data = folder or folder-scenes).")
 
 
 class RunConfig(BaseModel):
@@ -158,15 +158,21 @@ class RunConfig(BaseModel):
         "pacs-cartoon",
         "pacs-sketch",
         "folder",
+        "folder-scenes",
         "toy-scenes",
         "scenes",
         "gta5",
     ] = Field(description="Benchmark that the run reads.")
-    source: str | None = Field(None, description="Folder of synthetic class folders (data = folder).")
+    source: str | None = Field(
+        None, description="Folder of synthetic class folders (data = folder), or of images and masks (folder-scenes)."
+    )
     source_list: str | None = Field(
         None, description="Which GTA5 images train: a list of names, or the authors' .mat; None: all (data = gta5)."
     )
-    target: str | None = Field(None, description="Folder of real class folders, only reported on.")
+    class_list: str | None = Field(
+        None, description="File of classes and the values of masks; None: that of the source (data = folder-scenes)."
+    )
+    target: str | None = Field(None, description="Folder of real images, as the source, only reported on.")
     rendering: Rendering = Field(Rendering(), strict=False, description="How the images of data = mini are composed.")
     synthetic: Synthetic | None = Field(None, strict=False, description="What source and validation keep; None: all.")
     mirror: bool | None = Field(
@@ -234,6 +240,10 @@ class RunConfig(BaseModel):
             raise ValueError("weigh = policy needs a control that decides: learned, random, random once or fixed")
         if self.data == "folder" and not self.source:
             raise ValueError("data = folder needs source, a folder with one sub-folder of images per class")
+        if self.data == "folder-scenes" and not self.source:
+            raise ValueError("data = folder-scenes needs source, a folder with images/ and masks/")
+        if self.data != "folder-scenes" and self.class_list:
+            raise ValueError("class_list says what the values of masks mean, of data = folder-scenes only")
         if self.data != "gta5" and self.source_list:
             raise ValueError("source_list is a list of GTA5 images, of data = gta5 only")
         if self.data == "gta5" and self.adapt and self.adapt.half:

@@ -18,7 +18,10 @@ from torchvision.models.segmentation.deeplabv3 import ASPP
 from torchvision.ops import FeaturePyramidNetwork
 
 from asg import AsgError
+from asg.config import RunConfig
+from asg.contrastive import QUEUE, Contrast
 from asg.dense_losses import cut
+from asg.models import imagenet_network
 
 DILATIONS = (6, 12, 18, 24)  # of DeepLab-v2's head
 RATES, WIDTH = (12, 24, 36), 256  # dilations and channels of DeepLab-v3's, as CSG has it
@@ -287,6 +290,15 @@ def build_dense(
             "resnet101, or an EfficientNet of timm."
         )
     return student.to(memory_format=torch.channels_last)
+
+
+def build(config: RunConfig, classes: int) -> DenseStudent:
+    """The network of a run at its start: ImageNet weights, kept classifier, new task head from ``config.seed``."""
+    generator = torch.Generator().manual_seed(config.seed)
+    student = build_dense(*imagenet_network(config), classes, generator, config.dense_head)
+    if (how := config.regulariser) and how.kind == "csg" and not config.adapt:  # rounds of self-training have none
+        student.contrast = Contrast(student.compared, how.queue or QUEUE, generator)
+    return student
 
 
 def _fcn8s(network: VGG, normalisation: tuple, classes: int) -> DenseStudent:

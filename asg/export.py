@@ -13,8 +13,11 @@ from asg import AsgError, records
 from asg.config import RunConfig
 from asg.data import mirrored
 from asg.data.images import make_folder
+from asg.dense_models import DenseStudent
 from asg.metrics import of_both
-from asg.models import Student, load_model
+from asg.model_files import load_model
+from asg.models import Student
+from asg.recipes import is_dense
 from asg.tensors import write_tensors
 
 TOLERANCE = 1e-4  # of the probabilities, between the model and what was exported
@@ -25,11 +28,13 @@ EXPORTS = 'Exporting to ONNX needs packages that are not installed: pip install 
 class Answers(nn.Module):
     """``uint8 (N, 3, S, S)`` → scores and probabilities ``(N, C)``, as ``asg predict`` answers.
 
+    Those of a segmentation model are ``(N, C, S, S)``.
+
     The answer is the class of the greatest score, the mean sigmoid; its probability the mean softmax. The mean is over
     an image and its mirror image where the model answers so, and the pixels are normalised inside.
     """
 
-    def __init__(self, student: Student, mirror: bool) -> None:
+    def __init__(self, student: Student | DenseStudent, mirror: bool) -> None:
         super().__init__()
         self.student, self.mirror = student, mirror
 
@@ -65,15 +70,17 @@ def export(model: Path, kind: str, out: Path | None = None) -> list[Path]:
 
 def described(answers: Answers, config: RunConfig, classes: tuple[str, ...]) -> dict:
     """What a program that uses the model must know."""
-    student = answers.student
+    student, dense = answers.student, is_dense(config)
+    shape = f"(N, C, {config.size}, {config.size})" if dense else "(N, C)"
+    cut = "resized (Pillow, bilinear)" if dense else "shorter side resized (Pillow, bilinear), centre cut out"
     return {
         "classes": list(classes),
         "input": f"uint8 (N, 3, {config.size}, {config.size}), RGB, 0 to 255; not normalised",
-        "preprocessing": "upright, on white where transparent, shorter side resized (Pillow, bilinear), centre cut out",
+        "preprocessing": f"upright, on white where transparent, {cut}",
         "size": config.size,
         "mean": (student.mean.flatten() / 255).tolist(),
         "std": (student.std.flatten() / 255).tolist(),
-        "output": "scores (N, C), whose greatest is the answer, and probabilities (N, C)",
+        "output": f"scores {shape}, whose greatest is the answer, and probabilities {shape}",
         "mirror": answers.mirror,
         "backbone": config.backbone,
     }
@@ -136,8 +143,9 @@ def write_onnx(answers: Answers, path: Path, about: dict, config: RunConfig) -> 
 def write_timm(answers: Answers, path: Path, about: dict, config: RunConfig) -> list[Path]:
     """The backbone as a timm checkpoint of features, and beside it the head, Linear → ReLU → Linear."""
     library, _, name = config.backbone.partition(":")
-    if library != "timm":
-        raise AsgError(f"{config.backbone} is no network of timm: choose onnx or torch.")
+    if library != "timm" or is_dense(config):
+        what = "A segmentation model" if is_dense(config) else config.backbone
+        raise AsgError(f"{what} is no network of timm: choose onnx or torch.")
     student, head = answers.student, path.with_name(f"{path.stem}-head{path.suffix}")
     write_tensors(path, student.backbone.state_dict())
     write_tensors(head, student.task_head.state_dict())

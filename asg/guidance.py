@@ -161,12 +161,15 @@ class ProxyGuidance(nn.Module):
             features = cut(features, self.chunks, 1)
         return self.head(features).float()
 
-    def divergence(self, features: Tensor, old: Tensor) -> Tensor:
-        """KL in nats, of features in training and the ImageNet network's log-probabilities :meth:`old`."""
-        return proxy_guidance(self.logits(features), old)
-
     def forward(self, images: Tensor, indices: Tensor | None = None) -> Tensor:
-        """λ · KL of a batch, a scalar; ``indices`` ``(N,)``: numbers of the images in what :meth:`remember` saw."""
+        """λ · :meth:`kl` of a batch, a scalar."""
+        return self.weight * self.kl(images, indices)
+
+    def kl(self, images: Tensor, indices: Tensor | None = None) -> Tensor:
+        """KL of a batch, in nats, without its weight; what a policy is told.
+
+        ``indices`` ``(N,)``: numbers of the images in what :meth:`remember` saw.
+        """
         ran = self.tap.images is not None
         features = self.tap.take(images)
         if features is None:
@@ -175,7 +178,7 @@ class ProxyGuidance(nn.Module):
                 warnings.warn(TWICE, stacklevel=2)
             self._network[0](images)
             features = self.tap.take(images)
-        return self.weight * self.divergence(features, self.looked_up(images, indices))
+        return proxy_guidance(self.logits(features), self.looked_up(images, indices))
 
     def looked_up(self, images: Tensor, indices: Tensor | None) -> Tensor:
         """The ImageNet network's answers: remembered where ``indices`` are given, else computed."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,10 +14,8 @@ from torch import Tensor, nn
 from asg import AsgError
 from asg.config import RunConfig
 from asg.contrastive import QUEUE, Contrast, Taps, compared_stages
-from asg.data.images import make_folder
 from asg.grouping import backbone_groups
 from asg.guidance import last_linear
-from asg.tensors import write_tensors
 from asg.weights import LITES, lite_weights
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -212,30 +209,3 @@ def drift(student: Student, start: dict[str, list[Tensor]]) -> dict[str, float]:
         origin = torch.cat([p.flatten() for p in before])
         moved[name] = float((now - origin).norm() / origin.norm())
     return moved
-
-
-def save_model(student: Student, config: RunConfig, classes: tuple[str, ...], folder: Path) -> None:
-    """Write ``model.safetensors`` (the student's state dict) and ``model.json`` (how to rebuild it).
-
-    What CSG adds serves its training alone and is left out.
-    """
-    make_folder(folder)
-    state = {k: v for k, v in student.state_dict().items() if not k.startswith("contrast.")}
-    try:
-        write_tensors(folder / "model.safetensors", state)
-        described = {"config": config.model_dump(), "classes": classes, "imagenet": student.kept_head.out_features}
-        (folder / "model.json").write_text(json.dumps(described, indent=1), "utf-8")
-    except OSError as error:
-        raise AsgError(f"The model cannot be written to {folder} ({error}): free some space.") from None
-
-
-def load_model(folder: Path) -> tuple[Student, RunConfig, tuple[str, ...]]:
-    """The student, settings and class names that :func:`save_model` wrote."""
-    try:
-        described = json.loads((folder / "model.json").read_text("utf-8"))
-        config, classes = RunConfig(**described["config"]), tuple(described["classes"])
-    except (OSError, KeyError, TypeError, ValueError) as error:  # ValueError: no JSON, or settings that are not valid
-        raise AsgError(f"{folder} holds no saved model ({error}): give a folder that `asg train` wrote.") from None
-    student = build(config.model_copy(update={"weights": "random", "regulariser": None}), len(classes))
-    load_weights(student, folder / "model.safetensors")
-    return student, config, classes

@@ -51,12 +51,18 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "pacs-cartoon": ("as first recorded",),
     "pacs-sketch": ("as first recorded",),
     "folder": ("as first recorded", "pixel types by their range, sub-folders are read and held out as designs"),
+    "folder-scenes": ("as first recorded",),
     "toy-scenes": ("as first recorded",),
     "scenes": ("as first recorded", "classes in five groups"),
     "gta5": ("as first recorded", "the paper's list of images"),
     "looks": ("as first recorded",),
 }  # fmt: skip
-SEGMENTATION = ("toy-scenes", "scenes", "gta5")  # readers with a label for every pixel
+SEGMENTATION = ("toy-scenes", "scenes", "gta5", "folder-scenes")  # readers with a label for every pixel
+
+
+def is_dense(config: RunConfig) -> bool:
+    """Whether a run answers at every pixel."""
+    return config.data in SEGMENTATION
 
 
 def version(part: str) -> int:
@@ -66,7 +72,7 @@ def version(part: str) -> int:
 
 def parts_of(config: RunConfig) -> tuple[str, ...]:
     """The parts that make the numbers of a run."""
-    dense = config.data in SEGMENTATION
+    dense = is_dense(config)
     parts = ["segmentation" if dense else "classification", config.data]
     kind = config.control.kind if config.control else "hand-tuned"
     parts.append(kind if kind in RECIPES else "windows")

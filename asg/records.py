@@ -209,7 +209,7 @@ def lock(folder: Path, wait: bool = False) -> Iterator[None]:
 @contextmanager
 def meta_folder(kind: str, meta: BaseModel) -> Iterator[Path]:
     """The folder of one meta-training or search, held by this process alone."""
-    made_of = meta.model_dump_json() + repr(meta_recipe(meta))
+    made_of = meta.model_dump_json() + repr(meta_recipe(meta)) + index_hash(meta.student)
     folder = make_folder(runs_root() / f"{kind}-{hashlib.sha256(made_of.encode()).hexdigest()[:12]}")
     with lock(folder):
         yield folder

@@ -28,9 +28,9 @@ class Classifier(nn.Module):
     def forward(self, pixel_values: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The loss of a batch ``(N, 3, H, W)``; the policy is told its parts."""
         logits = self.network(pixel_values)
-        task, guidance = cross_entropy(logits, labels), self.guide(pixel_values)
-        self.rates.observe(task=task, guidance=guidance / self.guide.weight)
-        return {"loss": task + guidance, "logits": logits}
+        task, kl = cross_entropy(logits, labels), self.guide.kl(pixel_values)
+        self.rates.observe(task=task, guidance=kl)
+        return {"loss": task + self.guide.weight * kl, "logits": logits}
 
 
 def guided_trainer(network, head, images: Dataset, args: TrainingArguments, policy="auto-rgn", weight=0.1) -> Trainer:

@@ -31,7 +31,7 @@ class Guided(lightning.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         """Task loss and guidance of a batch; the policy is told both."""
         images, labels = batch
-        task, guidance = cross_entropy(self.network(images), labels), self.guide(images)
-        self.rates.observe(task=task, guidance=guidance / self.guide.weight)
-        self.log_dict({"task": task, "guidance": guidance}, prog_bar=True)
-        return task + guidance
+        task, kl = cross_entropy(self.network(images), labels), self.guide.kl(images)
+        self.rates.observe(task=task, guidance=kl)
+        self.log_dict({"task": task, "kl": kl}, prog_bar=True)
+        return task + self.guide.weight * kl

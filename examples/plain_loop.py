@@ -21,17 +21,17 @@ def train(network: nn.Module, head: nn.Module, loader: DataLoader, policy: str =
     rates = asg.LayerwiseRates(optimiser, policy, total_steps=len(loader))
     network.eval()  # BatchNorm keeps its ImageNet statistics, as in the paper
     for images, labels in loader:
-        task, guidance = cross_entropy(network(images), labels), guide(images)
+        task, kl = cross_entropy(network(images), labels), guide.kl(images)
         optimiser.zero_grad()
-        (task + guidance).backward()
+        (task + weight * kl).backward()
         optimiser.step()
-        rates.step(task=task, guidance=guidance / weight)
-        yield task.item(), guidance.item()
+        rates.step(task=task, guidance=kl)
+        yield task.item(), kl.item()
 
 
 if __name__ == "__main__":
     network = timm.create_model("tf_efficientnet_lite0", pretrained=True)
     images = ImageFolder(sys.argv[1], timm.data.create_transform(**timm.data.resolve_model_data_config(network)))
     head = nn.Linear(network.num_features, len(images.classes))
-    for task, guidance in train(network, head, DataLoader(images, batch_size=16, shuffle=True)):
-        print(f"task {task:.3f}, guidance {guidance:.4f}")
+    for task, kl in train(network, head, DataLoader(images, batch_size=16, shuffle=True)):
+        print(f"task {task:.3f}, KL {kl:.4f}")

@@ -31,7 +31,8 @@ from asg import AsgError, records, weights
 from asg.config import RunConfig, make_config
 from asg.data import load_domains, mini
 from asg.data.images import read_image
-from asg.models import create, load_model, load_weights
+from asg.model_files import load_model
+from asg.models import create, load_weights
 from asg.run import run
 from asg.trainers import classification
 from asg_book.experiments import PROFILES

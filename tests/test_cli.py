@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from asg import AsgError, models, own, own_recipes, records
+from asg import AsgError, model_files, own, own_recipes, predict, records
 from asg.cli import main, parse_settings
 from asg.config import make_config
 from asg.data import mirrored, read_domains
@@ -177,7 +177,7 @@ def test_a_model_of_own_folders_predicts_the_same_in_a_new_process(workplace, im
     assert "held-out source images" in (out / "report.md").read_text()
     photos = sorted(target.rglob("*.png"))[:4]
 
-    student, config, classes = models.load_model(out)
+    student, config, classes = model_files.load_model(out)
     x = torch.stack([torch.from_numpy(read_pixels(p, config.size).copy()).permute(2, 0, 1) for p in photos])
     with torch.inference_mode():
         plain, mirrored = student(x)[0], student(x.flip(3))[0]
@@ -209,7 +209,7 @@ def test_predict_on_the_target_folder_repeats_the_evaluation(workplace, image_fo
     out, target = workplace.data / "model", image_folders.target
     final = model_of(image_folders.source, target, out, TINY, "cpu")["final"]
     monkeypatch.setattr(own, "evaluation_batch", lambda device: batch)
-    _, config, classes = models.load_model(out)
+    _, config, classes = model_files.load_model(out)
     photos = [Path(name) for name in read_domains(config).target.names]
     assert sorted(photos) == sorted(target.rglob("*.png"))
     printed = CliRunner().invoke(app, ["predict", str(out), *map(str, photos)], catch_exceptions=False).stdout
@@ -227,7 +227,7 @@ def test_predict_and_the_evaluation_answer_alike_where_their_former_rules_differ
     out = workplace.data / "model"
     model_of(image_folders.source, image_folders.target, out, TINY, "cpu")
     divided(out)
-    student, config, classes = models.load_model(out)
+    student, config, classes = model_files.load_model(out)
     monkeypatch.setattr(own, "mirrored", lambda config: mirror)
     domains = replace(read_domains(config), mirror=mirror)
     cpu = torch.device("cpu")
@@ -237,7 +237,7 @@ def test_predict_and_the_evaluation_answer_alike_where_their_former_rules_differ
     )
     assert not torch.equal((plain.sigmoid() + other.sigmoid()).argmax(1), plain.sigmoid().argmax(1))
     expected = make_evaluation(student, domains, config, cpu)(student)
-    rows = [one.answers[0] for one in own.predict(out, [Path(name) for name in domains.target.names])]
+    rows = [one.answers[0] for one in predict.predict(out, [Path(name) for name in domains.target.names])]
     assert [classes.index(name) for name, _ in rows] == expected["predicted"]
     assert [p for _, p in rows] == pytest.approx(expected["confidence"], abs=6e-5)
 
@@ -260,22 +260,25 @@ def test_an_unfinished_run_of_other_settings_is_not_continued(workplace, image_f
         model_of(source, target, out, {**TINY, "lr": 0.02}, "cpu")
 
 
-@pytest.mark.parametrize("recipe", own_recipes.RECIPES)
+CLASSIFIERS = own_recipes.RECIPES["classification"]
+
+
+@pytest.mark.parametrize("recipe", CLASSIFIERS)
 def test_every_recipe_trains_on_two_folders(workplace, image_folders, monkeypatch, recipe: str, capsys) -> None:
     out = workplace.data / "model"
     settings = [word for name, value in TINY.items() if name != "guidance" for word in ("--set", f"{name}={value}")]
     folders = ["--source", image_folders.source, "--target", image_folders.target, "--out", out]
     done = CliRunner().invoke(app, ["train", *map(str, folders), "--recipe", recipe, *settings])
     assert done.exit_code == 0, done.output
-    written = models.load_model(out)[1]
-    assert {name: getattr(written, name) for name in own_recipes.RECIPES[recipe]} == {
-        name: getattr(make_config(own_recipes.PROFILE, own_recipes.RECIPES[recipe], {"source": "x"}), name)
-        for name in own_recipes.RECIPES[recipe]
+    written = model_files.load_model(out)[1]
+    assert {name: getattr(written, name) for name in CLASSIFIERS[recipe]} == {
+        name: getattr(make_config(own_recipes.PROFILES["classification"], CLASSIFIERS[recipe], {"source": "x"}), name)
+        for name in CLASSIFIERS[recipe]
     }
     assert not [name for name in load_file(out / "model.safetensors") if name.startswith("contrast.")]
     adapted = workplace.data / "adapted"
-    models.save_model(*models.load_model(out), adapted)  # as self-training does, whose rounds know no penalty
-    assert len(list(own.predict(adapted, sorted(image_folders.target.rglob("*.png"))[:2]))) == 2
+    model_files.save_model(*model_files.load_model(out), adapted)  # as self-training does, whose rounds know no penalty
+    assert len(list(predict.predict(adapted, sorted(image_folders.target.rglob("*.png"))[:2]))) == 2
     share = "50% of the way from ImageNet's weights" in (out / "report.md").read_text()
     assert share == ("wise-ft" in recipe)
 
@@ -285,7 +288,7 @@ def test_a_model_between_is_half_way_and_reported_last(workplace, image_folders)
     for share in (None, 0.5, 0.0):
         out = workplace.data / f"model-{share}"
         result = model_of(image_folders.source, image_folders.target, out, {**TINY, "interpolate": share}, "cpu")
-        ends[share] = models.load_model(out)[0].state_dict(), result
+        ends[share] = model_files.load_model(out)[0].state_dict(), result
     name = "backbone.conv_stem.weight"
     line = (ends[None][0][name] + ends[0.0][0][name]) / 2
     torch.testing.assert_close(ends[0.5][0][name], line)

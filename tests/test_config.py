@@ -19,6 +19,7 @@ OTHER = {
     "data": {"data": "mini"},
     "source": {"source": "renders"},
     "source_list": {"data": "gta5", "source_list": "gta5_train.txt"},
+    "class_list": {"data": "folder-scenes", "source": "renders", "class_list": "classes.json"},
     "target": {"target": "photos"},
     "rendering": {"rendering": {"angle": 10.0}},
     "synthetic": {"synthetic": {"look": "grey"}},

@@ -72,7 +72,7 @@ def in_lightning(policy: str, folder: Path) -> Losses:
 
     class Listener(lightning.Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-            seen.append(tuple(float(trainer.callback_metrics[name]) for name in ("task", "guidance")))
+            seen.append(tuple(float(trainer.callback_metrics[name]) for name in ("task", "kl")))
 
     trainer = lightning.Trainer(
         max_steps=STEPS, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -98,7 +98,7 @@ def in_trainer(policy: str, folder: Path) -> Losses:
     observe = trainer.model.rates.observe
 
     def listen(task: Tensor, guidance: Tensor) -> None:
-        seen.append((float(task.detach()), WEIGHT * float(guidance.detach())))
+        seen.append((float(task.detach()), float(guidance.detach())))
         observe(task=task, guidance=guidance)
 
     trainer.model.rates.observe = listen
@@ -127,7 +127,7 @@ def test_a_loop_takes_the_trainers_steps(workplace, tmp_path: Path, monkeypatch,
         "learned": {"control": {"kind": "learned", "policy": str(path), **CONTROL}},
     }[policy]
     record = run(make_config(PROFILES["toy"], SETTINGS, control), device="cpu")
-    expected = [(e["train_task"], WEIGHT * e["train_guidance"]) for e in record["evaluations"][1:]]
+    expected = [(e["train_task"], e["train_guidance"]) for e in record["evaluations"][1:]]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the frameworks' own, of this tiny training
         seen = LOOPS[loop](str(path) if policy == "learned" else policy, tmp_path)

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from asg import AsgError, export
+from asg import AsgError, dense_models, export
 from asg.config import make_config
-from asg.models import build, load_model, save_model
+from asg.model_files import load_model, save_model
+from asg.models import build
 from asg_book.experiments import PROFILES
 
 CLASSES = ("a cup", "Tür", "x")
@@ -69,6 +70,27 @@ def test_it_answers_as_the_model_without_this_package(tmp_path: Path, kind: str,
         torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
     assert float(made["answers"][1].std(0).max()) > 1e-3  # it looks at its input
     assert made["classes"] == list(CLASSES) == json.loads(beside.read_text("utf-8"))["classes"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+def test_a_segmentation_model_answers_at_every_pixel(tmp_path: Path, kind: str):
+    config = make_config(PROFILES["toy"], {"data": "folder-scenes", "source": "renders"})
+    student = dense_models.build(config, len(CLASSES))
+    save_model(student, config, CLASSES, tmp_path)
+    path, beside = export.export(tmp_path, kind)
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    torch.save(images, tmp_path / "images.pt")
+    given = [kind, tmp_path / "images.pt", path, tmp_path / "answers.pt"]
+    subprocess.run([sys.executable, "-c", ELSEWHERE, *map(str, given)], check=True, timeout=200)
+    scores, probabilities = torch.load(tmp_path / "answers.pt", weights_only=True)["answers"]
+    with torch.inference_mode():
+        logits = student(images)[0]  # (2, C, 32, 32)
+    torch.testing.assert_close(scores, logits.sigmoid(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(probabilities, logits.softmax(1), atol=1e-4, rtol=0)
+    assert "(N, C, 32, 32)" in json.loads(beside.read_text("utf-8"))["output"]
+    with pytest.raises(AsgError, match="A segmentation model is no network of timm"):
+        export.export(tmp_path, "timm")
 
 
 @pytest.mark.slow

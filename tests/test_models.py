@@ -13,7 +13,8 @@ from torch import nn
 
 from asg import AsgError, models
 from asg.config import RunConfig, make_config
-from asg.models import build, create, drift, layer_groups, load_model, load_weights, save_model, split_classifier
+from asg.model_files import load_model, save_model
+from asg.models import build, create, drift, layer_groups, load_weights, split_classifier
 from asg.trainers.frozen import fingerprint
 from asg.trainers.loop import make_optimiser
 from asg_book.experiments import PROFILES

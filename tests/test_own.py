@@ -16,11 +16,13 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from asg import AsgError, models, own, own_recipes
-from asg.cli import app
+from asg import AsgError, model_files, models, own, own_recipes, predict, records
 from asg.config import make_config
+from asg.controllers.learned import load_policy
 from asg.metrics import ranked
 from asg.trainers import classification, self_training
+from asg_book.cli import app
+from asg_book.experiments import policy_config
 
 TINY = {
     "backbone": "timm:test_efficientnet", "weights": "random", "size": 32, "head_width": 8, "steps": 4, "batch": 4,
@@ -80,7 +82,7 @@ def test_a_rename_during_the_training_does_not_reach_the_names_of_the_model(work
     monkeypatch.setattr(classification, "train", renaming)
     out = workplace.data / "model"
     own.model_of(image_folders.source, image_folders.target, out, {**TINY, "interpolate": 0.5}, "cpu")
-    assert models.load_model(out)[2] == ("apple", "boat", "cup")
+    assert model_files.load_model(out)[2] == ("apple", "boat", "cup")
 
 
 def test_an_adaptation_is_not_continued_from_a_model_that_was_trained_anew(workplace, image_folders, monkeypatch):
@@ -133,7 +135,7 @@ def test_any_name_is_trained_on_reported_and_predicted_under_a_poor_locale(workp
     assert shown in told.stdout and rb"\u03bb = 0.1" in told.stdout  # a letter that ASCII lacks is an escape
     report = (out / "report.md").read_bytes()
     assert os.fsencode(name) in report and "λ = 0.1".encode() in report
-    assert name in models.load_model(out)[2]  # read under this locale
+    assert name in model_files.load_model(out)[2]  # read under this locale
     rows = subprocess.run([*asg, "predict", out, photo], env={**os.environ, **POOR}, capture_output=True).stdout
     assert os.fsencode(photo) in rows
 
@@ -162,7 +164,7 @@ def test_of_classes_that_are_mirror_images_the_answers_are_of_the_image_alone(wo
     assert "Answers are of the image alone" in (out / "report.md").read_text("utf-8")
     for name in ("left", "right"):
         photo = tmp_path / "photos" / name / "00.png"
-        assert [one.answers[0][0] for one in own.predict(out, [photo])] == [name]
+        assert [one.answers[0][0] for one in predict.predict(out, [photo])] == [name]
     forced = own.model_of(tmp_path / "renders", tmp_path / "photos", out, {**LONG, "mirror": True}, "cpu")["final"]
     assert "mirror" not in forced and forced["accuracy"] < 1.0  # the switch is obeyed
 
@@ -170,7 +172,7 @@ def test_of_classes_that_are_mirror_images_the_answers_are_of_the_image_alone(wo
 def test_of_other_classes_they_average_both(workplace, image_folders):
     out = workplace.data / "model"
     final = own.model_of(image_folders.source, image_folders.target, out, LONG, "cpu")["final"]
-    assert final["mirror"] is True and models.load_model(out)[1].mirror is True
+    assert final["mirror"] is True and model_files.load_model(out)[1].mirror is True
 
 
 @pytest.mark.parametrize("where", ["source", "target"])
@@ -206,7 +208,7 @@ def test_half_precision_on_a_cpu_is_refused(workplace, image_folders):
 def test_a_missing_file_and_one_that_may_not_be_read_are_said_as_they_are(workplace, image_folders, monkeypatch):
     out = workplace.data / "model"
     own.model_of(image_folders.source, None, out, TINY, "cpu")
-    (missing,) = own.predict(out, [Path("nowhere.png")])
+    (missing,) = predict.predict(out, [Path("nowhere.png")])
     assert missing.reason == "The image nowhere.png is missing: restore it, or give the right path."
 
     def closed(path: Path) -> None:
@@ -214,11 +216,11 @@ def test_a_missing_file_and_one_that_may_not_be_read_are_said_as_they_are(workpl
 
     monkeypatch.setattr(models, "load_file", closed)
     with pytest.raises(AsgError, match=r"model\.safetensors may not be read \(Permission denied\)"):
-        list(own.predict(out, [Path("nowhere.png")]))
+        list(predict.predict(out, [Path("nowhere.png")]))
 
 
 def test_a_batch_of_one_is_adapted_with_an_image_of_either_side():
-    config = make_config(own_recipes.PROFILE, {"source": "renders", "batch": 1, "adapt": {}})
+    config = make_config(own_recipes.PROFILES["classification"], {"source": "renders", "batch": 1, "adapt": {}})
     assert self_training.round_config(config, 0, 10).batch == 2
     assert self_training.round_config(config.model_copy(update={"batch": 8}), 0, 10).batch == 8
 
@@ -269,7 +271,7 @@ def test_json_holds_the_same_and_a_file_is_written_whole(model, image_folders, t
 
 def test_a_pattern_that_matches_nothing_is_named(model):
     with pytest.raises(AsgError, match=r"Nothing matches photos/\*\.jpg"):
-        own.images_of([Path("photos/*.jpg")])
+        predict.images_of([Path("photos/*.jpg")])
 
 
 def test_the_best_classes_are_in_the_order_of_the_mean_sigmoid():
@@ -283,3 +285,30 @@ def test_the_best_classes_are_in_the_order_of_the_mean_sigmoid():
         assert sure[i].tolist() == pytest.approx([float(both[k]) for k in order[i]])
     level = torch.zeros(2, 4)
     assert ranked(level, level, 1)[0].flatten().tolist() == level.argmax(1).tolist()
+
+
+def test_a_policy_is_trained_on_own_renders_and_sets_the_rates(workplace, image_folders):
+    policy, out = workplace.data / "mine.safetensors", workplace.data / "model"
+    student = json.dumps({name: TINY[name] for name in ("backbone", "weights", "size", "head_width", "steps", "batch")})
+    meta = ["--set", "episodes=2", "--set", "groups=3", "--set", f"student={student}"]
+    given = ["policy", "train", "asg", "--source", str(image_folders.source), *meta, "--device", "cpu"]
+    alone = CliRunner().invoke(app, given)
+    assert "needs a place: give --out FILE" in str(alone.exception)
+    done = CliRunner().invoke(app, [*given, "--out", str(policy)])
+    assert done.exit_code == 0, done.output
+    card = load_policy(policy)[1]
+    assert len(card["curve"]) == 2 and card["meta"]["student"]["data"] == "folder"
+    settings = [word for name, value in TINY.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    folders = ["--source", str(image_folders.source), "--out", str(out), "--device", "cpu"]
+    done = CliRunner().invoke(app, ["train", *folders, "--policy", str(policy), *settings])
+    assert done.exit_code == 0, done.output
+    assert json.loads((out / "report.json").read_text("utf-8"))["decisions"]
+
+
+def test_a_stopped_policy_is_not_continued_on_changed_renders(workplace, image_folders):
+    meta = policy_config("asg", "cartoon", {"student": TINY}, image_folders.source)
+    with records.meta_folder("policy", meta) as before:
+        pass
+    Image.new("RGB", (32, 32), "red").save(image_folders.source / "cup" / "00.png")
+    with records.meta_folder("policy", meta) as after:
+        assert after != before

@@ -18,7 +18,7 @@ from asg.cli import adapt
 from asg.config import RunConfig, make_config
 from asg.data import load_domains, read_domains, unlabelled, with_truth
 from asg.data.images import UNLABELLED, Domains, Draws, ImageSet, StepSampler
-from asg.models import load_model
+from asg.model_files import load_model
 from asg.own import model_of
 from asg.pseudo_labels import class_thresholds, hard_labels, mrkld, soft_labels
 from asg.trainers import self_training

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from asg.config import RunConfig
-from asg.data import cad, digits, folder, mini, pacs, scenes, street, toy, visda
+from asg.data import cad, digits, folder, folder_scenes, mini, pacs, scenes, street, toy, visda
 from asg.data.images import UNLABELLED, Domains, Images, ImageSet, fingerprint_of, materialise, subset
 from asg.data.looks import reduced
 from asg.data.segmentation import SegmentationDomains, SegmentationSet
@@ -72,6 +72,9 @@ def with_truth(config: RunConfig) -> ImageSet | SegmentationSet:
     """
     if config.data == "folder":
         return stamped(folder.unlabelled(Path(config.adapt.images), config.size), config.data)
+    if config.data == "folder-scenes":
+        classes = _folder_scenes(config).source.classes
+        return stamped(folder_scenes.unlabelled(Path(config.adapt.images), classes, config.size), config.data)
     if config.data == "gta5":
         root = _cityscapes(config)
         photos = street.cityscapes(root, "train", labelled=(root / "gtFine" / "train").is_dir())
@@ -99,7 +102,12 @@ def mirrored(config: RunConfig) -> bool | None:
     """:attr:`Domains.mirror` of a run, without its files: whether answers average image and mirror image."""
     if config.mirror is not None:
         return config.mirror
-    return None if config.data == "folder" else config.data != "digits"
+    return None if config.data == "folder" else config.data not in ("digits", "folder-scenes")
+
+
+def _folder_scenes(config: RunConfig) -> SegmentationDomains:
+    target, classes = (Path(path) if path else None for path in (config.target, config.class_list))
+    return folder_scenes.load(Path(config.source), target, config.size, classes)
 
 
 def _gta5(config: RunConfig) -> SegmentationDomains:
@@ -116,6 +124,7 @@ READERS: dict[str, Callable[[RunConfig], Domains | SegmentationDomains]] = {
     "pacs-cartoon": lambda c: pacs.load(data_root() / "pacs", "cartoon", c.size),
     "pacs-sketch": lambda c: pacs.load(data_root() / "pacs", "sketch", c.size),
     "folder": lambda c: folder.load(Path(c.source), Path(c.target) if c.target else None, c.size),
+    "folder-scenes": _folder_scenes,
     "toy-scenes": lambda c: toy.load_scenes(c.size),
     "scenes": lambda c: scenes.load(data_root() / "mini", c.size, c.rendering),
     "gta5": _gta5,

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -96,10 +97,17 @@ def subset(images: Images, indices: Sequence[int]) -> Images:
 
 def read_image(path: Path) -> Image.Image:
     """Decode one file; a file that is no image, or a truncated one, is named in the error."""
+    with opened(path) as image:
+        image.load()
+        return image
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """An image file of which only the header is read so far; whatever cannot be read of it names the file."""
     try:
         with Image.open(path) as image:
-            image.load()
-            return image
+            yield image
     except FileNotFoundError:
         raise AsgError(f"The image {path} is missing: restore it, or give the right path.") from None
     except Exception as error:  # Pillow and its plug-ins raise a dozen kinds for a broken file
@@ -109,11 +117,16 @@ def read_image(path: Path) -> Image.Image:
 def square(image: Image.Image, size: int) -> np.ndarray:
     """The paper's input: the shorter side resized to ``size``, then the centre ``size × size``; ``(H, W, 3)``."""
     image = image.convert("RGB")
-    short = min(image.size)  # rounded as torchvision's Resize and CenterCrop round
-    sides = tuple(size if side == short else int(size * side / short) for side in image.size)
+    sides = shorter_side(image.size, size)
     image = image.resize(sides, Image.BILINEAR)
     left, top = (round((side - size) / 2) for side in sides)
     return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def shorter_side(sides: tuple[int, int], size: int) -> tuple[int, int]:
+    """Width and height with the shorter one at ``size``, rounded as torchvision's Resize rounds."""
+    short = min(sides)
+    return tuple(size if side == short else int(size * side / short) for side in sides)
 
 
 def materialise(images: ImageSet, size: int, cache: Path, what: str) -> ImageSet:

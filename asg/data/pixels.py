@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from asg import AsgError
-from asg.data.images import read_image, square
+from asg.data.images import opened, read_image, square
 
 ORIENTATION = 0x0112  # EXIF tag
 T = Image.Transpose
@@ -17,6 +17,8 @@ UPRIGHT = {
     2: T.FLIP_LEFT_RIGHT, 3: T.ROTATE_180, 4: T.FLIP_TOP_BOTTOM, 5: T.TRANSPOSE, 6: T.ROTATE_270, 7: T.TRANSVERSE,
     8: T.ROTATE_90,
 }  # fmt: skip
+
+SIDEWAYS = (T.TRANSPOSE, T.ROTATE_270, T.TRANSVERSE, T.ROTATE_90)  # those that change width and height
 
 
 def eight_bits(image: Image.Image, path: Path) -> Image.Image:
@@ -45,13 +47,24 @@ def eight_bits(image: Image.Image, path: Path) -> Image.Image:
     return Image.fromarray(np.rint(values * (255 / most)).astype(np.uint8))
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """The image as its EXIF orientation says; metadata that cannot be read say nothing, as in every viewer."""
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """What makes an image upright, by its EXIF orientation; metadata that cannot be read say nothing, as in viewers."""
     try:
-        orientation = image.getexif().get(ORIENTATION)
+        return UPRIGHT.get(image.getexif().get(ORIENTATION))
     except Exception:  # Pillow raises a dozen kinds for rubbish
-        return image
-    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+        return None
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF orientation says (:func:`turn_of`)."""
+    turn = turn_of(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of :func:`upright`, of a file whose pixels are not decoded."""
+    with opened(path) as image:
+        return image.size[::-1] if turn_of(image) in SIDEWAYS else image.size
 
 
 def opaque(image: Image.Image) -> Image.Image:
@@ -62,9 +75,14 @@ def opaque(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
 
 
-def read_pixels(path: Path, size: int) -> np.ndarray:
-    """The network's input of one file, uint8 ``(size, size, 3)``: whatever its pixel type, upright and opaque.
+def read_photo(path: Path) -> Image.Image:
+    """The picture in one file as RGB: whatever its pixel type, upright and opaque.
 
     Raises :class:`AsgError` that names the file where it cannot be read.
     """
-    return square(opaque(eight_bits(upright(read_image(path)), path)), size)
+    return opaque(eight_bits(upright(read_image(path)), path)).convert("RGB")
+
+
+def read_pixels(path: Path, size: int) -> np.ndarray:
+    """The network's input of one file, uint8 ``(size, size, 3)``: :func:`read_photo`, resized and cut out."""
+    return square(read_photo(path), size)

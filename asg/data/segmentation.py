@@ -23,11 +23,15 @@ def nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A random mirror (p = ½), scale and square crop of each training pair; the paper's settings for GTA5."""
+    """A random mirror (p = ½), scale and square crop of each training pair; the paper's settings for GTA5.
+
+    ``mirror``: whether a mirror image shows the same classes.
+    """
 
     scales: tuple[float, ...] = (0.75, 1.0, 1.25)
     crop: int = 512
     seed: int = 0
+    mirror: bool = True
 
     def __call__(self, image: np.ndarray, labels: np.ndarray, draw: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Pair ``(H, W, 3)``, ``(H, W)`` → ``(crop, crop, 3)``, ``(crop, crop)``, from (seed, draw, index) alone.
@@ -36,7 +40,7 @@ class Augmentation:
         smaller than the crop, pixels of grey with the label UNLABELLED follow on the right and below.
         """
         rng = np.random.default_rng((self.seed, draw, index))
-        if rng.random() < 0.5:
+        if rng.random() < 0.5 and self.mirror:
             image, labels = image[:, ::-1], labels[:, ::-1]
         scale = self.scales[rng.integers(len(self.scales))]
         size = tuple(round(scale * side) for side in labels.shape[::-1])  # (W, H)
@@ -80,13 +84,14 @@ class SegmentationSet(Dataset):
 
 @dataclass(frozen=True)
 class SegmentationDomains:
-    """One benchmark: train on ``source``, choose on ``validation`` (synthetic too), report on ``target``."""
+    """One benchmark: train on ``source``, choose on ``validation`` (synthetic too), report on ``target``, if any."""
 
     source: SegmentationSet
     validation: SegmentationSet
-    target: SegmentationSet
+    target: SegmentationSet | None
 
     @property
     def fingerprint(self) -> str:
         """Changes whenever one of its sets does."""
-        return fingerprint_of([s.fingerprint for s in (self.source, self.validation, self.target)])
+        sets = (self.source, self.validation, self.target)
+        return fingerprint_of([s.fingerprint for s in sets if s is not None])

@@ -13,17 +13,16 @@ from torch import Tensor, nn
 
 from asg import AsgError, processes
 from asg.config import RunConfig
-from asg.contrastive import QUEUE, Contrast
-from asg.data import read_domains
+from asg.data import mirrored, read_domains
 from asg.data.images import UNLABELLED, Draws, same_size
 from asg.data.looks import LOOKS, with_look
 from asg.data.segmentation import Augmentation, SegmentationDomains, SegmentationSet
 from asg.dense_losses import capped_weight, segmentation_loss
 from asg.dense_metrics import confusion_matrix, iou_per_class, mean_iou, pixel_accuracy
-from asg.dense_models import DenseStudent, build_dense, predict
+from asg.dense_models import DenseStudent, build, predict
 from asg.losses import proxy_guidance
 from asg.metrics import mean_error
-from asg.models import drift, imagenet_network, layer_groups
+from asg.models import drift, layer_groups
 from asg.signals import answers_entropy
 from asg.trainers import frozen
 from asg.trainers.regularisers import Penalty, make_penalty
@@ -33,15 +32,6 @@ from asg.trainers.weighing import weigh
 WINDOW, OVERLAP = (1024, 2048), 256  # the largest piece that is answered at once: a whole image of Cityscapes
 DENSE = ("weights", "csg")  # penalties that scenes can have
 PIXELS = 2**18  # of the small images that are answered at once; more of them take longer each on a CPU
-
-
-def build(config: RunConfig, classes: int) -> DenseStudent:
-    """The network of a run at its start: ImageNet weights, kept classifier, new task head from ``config.seed``."""
-    generator = torch.Generator().manual_seed(config.seed)
-    student = build_dense(*imagenet_network(config), classes, generator, config.dense_head)
-    if (how := config.regulariser) and how.kind == "csg" and not config.adapt:  # rounds of self-training have none
-        student.contrast = Contrast(student.compared, how.queue or QUEUE, generator)
-    return student
 
 
 @torch.inference_mode()
@@ -178,13 +168,13 @@ def make_evaluation(
     if config.signals:
         entropy = answers_entropy(kept_answers(student, domains.source, 1, device, config.workers)[:, 0])
     held = kept_answers(student, domains.validation, 1, device, config.workers)[:, 0]  # (N, K)
-    real = kept_answers(student, domains.target, 1, device, config.workers)[:, 0].argmax(1)  # (M,)
+    real = None
+    if domains.target is not None:
+        real = kept_answers(student, domains.target, 1, device, config.workers)[:, 0].argmax(1)  # (M,)
     start = {k: [p.detach().clone() for p in v] for k, v in layer_groups(student).items() if k != "head"}
 
     def evaluate(now: DenseStudent, *, final: bool = False) -> dict:
         synthetic, losses, imagenet = evaluated(now, domains.validation, device, config.workers)
-        photographed, _, imagenet_of_photos = evaluated(now, domains.target, device, config.workers)
-        iou = iou_per_class(photographed)
         error = mean_error(losses)
         numbers = {
             "validation": mean_iou(synthetic),
@@ -192,11 +182,16 @@ def make_evaluation(
             **({} if error is None else {"validation_loss_error": error}),
             "kl": float(proxy_guidance(imagenet, held)),
             "drift": drift(now, start),
-            "miou": mean_iou(photographed),
-            "pixels": pixel_accuracy(photographed),
-            "per_class": {c: float(v) for c, v in zip(domains.target.classes, iou, strict=True) if not v.isnan()},
-            "agreement": float((imagenet_of_photos.argmax(1) == real).float().mean()),
         }
+        if real is not None:
+            photographed, _, imagenet_of_photos = evaluated(now, domains.target, device, config.workers)
+            iou = iou_per_class(photographed)
+            numbers |= {
+                "miou": mean_iou(photographed),
+                "pixels": pixel_accuracy(photographed),
+                "per_class": {c: float(v) for c, v in zip(domains.target.classes, iou, strict=True) if not v.isnan()},
+                "agreement": float((imagenet_of_photos.argmax(1) == real).float().mean()),
+            }
         if final and config.signals:
             numbers |= {"entropy": entropy, "looks": {}}
             for look in LOOKS:
@@ -207,15 +202,20 @@ def make_evaluation(
     return evaluate
 
 
-def prepare(config: RunConfig, accelerator: Accelerator) -> Task:
-    """Data, network, objective and evaluation of a segmentation run."""
+def crops(config: RunConfig) -> Augmentation:
+    """The random crops of a run; mirrored, unless a mirror image is not known to show the same classes."""
+    return Augmentation(crop=config.crop, seed=config.seed, mirror=mirrored(config) is not False)
+
+
+def prepare(config: RunConfig, accelerator: Accelerator, domains: SegmentationDomains | None = None) -> Task:
+    """Data, network, objective and evaluation of a segmentation run; ``domains``: its data, if they were read."""
     if config.augment:
         raise AsgError("augment changes images that have one label each: leave it out for scenes, which have crop.")
-    domains, device = read_domains(config), accelerator.device
+    domains, device = domains or read_domains(config), accelerator.device
     student = build(config, len(domains.source.classes)).to(device)
     source = domains.source
     if config.crop:
-        source = replace(source, augmentation=Augmentation(crop=config.crop, seed=config.seed))
+        source = replace(source, augmentation=crops(config))
     evaluate = make_evaluation(student, domains, config, device)
     teacher = make_teacher(config, student, source, device)
     penalty = None
@@ -236,6 +236,7 @@ def train(
     device: str | None = None,
     on_evaluation: Callable[[dict], None] = lambda evaluation: None,
     stop: int | None = None,
+    domains: SegmentationDomains | None = None,
 ) -> tuple[dict, DenseStudent]:
-    """One run: see :func:`asg.trainers.task.conduct`."""
-    return conduct(config, folder, device, prepare, on_evaluation, stop)
+    """One run: see :func:`asg.trainers.task.conduct`; ``domains`` as for :func:`prepare`."""
+    return conduct(config, folder, device, partial(prepare, domains=domains), on_evaluation, stop)

@@ -20,9 +20,8 @@ from torch.utils.data import BatchSampler, Dataset
 
 from asg import AsgError, processes
 from asg.config import RunConfig
-from asg.data import SEGMENTATION, read_domains, unlabelled, with_truth
+from asg.data import read_domains, unlabelled, with_truth
 from asg.data.images import UNLABELLED, StepSampler, make_folder, same_size, total_steps
-from asg.data.segmentation import Augmentation
 from asg.dense_losses import segmentation_loss
 from asg.pseudo_labels import (
     ConfidenceHistograms,
@@ -32,6 +31,7 @@ from asg.pseudo_labels import (
     self_training_loss,
     soft_labels,
 )  # fmt: skip
+from asg.recipes import is_dense
 from asg.trainers import classification, segmentation
 from asg.trainers.task import Task, conduct
 
@@ -41,7 +41,7 @@ OF_THE_START = ("weigh", "regulariser", "augment", "head_first", "project", "ave
 
 def base_of(config: RunConfig) -> ModuleType:
     """The trainer whose network is adapted."""
-    return segmentation if config.data in SEGMENTATION else classification
+    return segmentation if is_dense(config) else classification
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, number: int, before: di
             "images apart, so train it better first, or give images of more classes."
         )
     if config.crop:
-        target = replace(target, augmentation=Augmentation(crop=config.crop, seed=config.seed))
+        target = replace(target, augmentation=segmentation.crops(config))
     report = {"round": number + 1, "portion": portion, "thresholds": labeller.thresholds.tolist(), **worth}
     return replace(
         task,

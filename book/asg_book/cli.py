@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from asg import AsgError
 from asg.cli import Device, Settings, app, main, parse_settings
-from asg.config import RunConfig
+from asg.config import MetaConfig, RunConfig
 from asg_book.experiments import BOOK, EPISODES, EXPERIMENTS, POLICIES, PROFILES, Experiment, get, policy_config
 from asg_book.workers import in_workers
 
@@ -238,6 +238,14 @@ app.add_typer(policy, name="policy")
 Declared = Annotated[str, typer.Argument(help=f"One of {', '.join(POLICIES)}.")]
 Meta = Annotated[list[str], typer.Option("--set", help="FIELD=VALUE, a MetaConfig field; the value is JSON.")]
 Out = Annotated[Path | None, typer.Option(help="File to write; policies/PROFILE-NAME if not given.")]
+Own = Annotated[Path | None, typer.Option(help="Your own renders, a sub-folder a class, in place of a benchmark's.")]
+
+
+def meta_of(name: str, profile: str, settings: list[str], source: Path | None, out: Path | None) -> MetaConfig:
+    """The meta-training that a command asks for; one on own renders needs a file of its own."""
+    if source is not None and out is None:
+        raise AsgError("A policy of your own renders needs a place: give --out FILE.")
+    return policy_config(name, profile, parse_settings(settings), source)
 
 
 def describe_episode(point: dict) -> str:
@@ -255,6 +263,7 @@ def train_policy(
     name: Declared = "asg",
     profile: Benchmark = "cartoon",
     settings: Meta = [],  # noqa: B006
+    source: Own = None,
     out: Out = None,
     device: Device = None,
 ) -> None:
@@ -264,7 +273,7 @@ def train_policy(
     from asg.controllers.windows import policy_path
     from asg.data.images import make_folder
 
-    meta = policy_config(name, profile, parse_settings(settings))
+    meta = meta_of(name, profile, settings, source, out)
     with records.meta_folder("policy", meta) as folder:
         trained, at = reinforce.train_policy(meta, folder, device, lambda point: tqdm.write(describe_episode(point)))
         to = out or policy_path(f"{profile}-{name}")
@@ -279,6 +288,7 @@ def search(
     name: Declared = "asg",
     profile: Benchmark = "cartoon",
     settings: Meta = [],  # noqa: B006
+    source: Own = None,
     out: Out = None,
     device: Device = None,
 ) -> None:
@@ -287,7 +297,7 @@ def search(
     from asg.controllers.windows import policy_path
     from asg.data.images import make_folder
 
-    meta = policy_config(name, profile, parse_settings(settings))
+    meta = meta_of(name, profile, settings, source, out)
     with records.meta_folder("search", meta) as folder:
         trials = reinforce.search_ratios(meta, folder, device, lambda point: tqdm.write(describe_episode(point)))
         to = out or policy_path(f"{profile}-{name}-search", ".json")

@@ -6,8 +6,9 @@ arms override; results of two profiles never meet in one table.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from asg import AsgError
+from asg import AsgError, own_recipes
 from asg.config import MetaConfig, RunConfig, make_config, validated
 from asg_book import successors
 
@@ -125,17 +126,19 @@ REPEATS = {"asg": ("asg", "asg-1", "asg-2")}
 SEARCHES = ("asg", "l2o")  # policies beside which a search of the same cost stands
 
 
-def policy_config(name: str, profile: str, overrides: Mapping | None = None) -> MetaConfig:
+def policy_config(name: str, profile: str, overrides: Mapping | None = None, source: Path | None = None) -> MetaConfig:
     """The meta-training of a declared policy: profile, episode, policy and ``overrides`` in turn.
 
-    ``student`` holds overrides of the episode's run. Raises :class:`AsgError` that names what is wrong.
+    ``student`` holds overrides of the episode's run. With a ``source``, the class folders of someone's own renders,
+    the episodes of the profile are on these. Raises :class:`AsgError` that names what is wrong.
     """
     if profile not in EPISODES:
         raise AsgError(f"The profile {profile!r} has no episodes: choose from {', '.join(EPISODES)}.")
     if name not in POLICIES:
         raise AsgError(f"There is no policy {name!r}: choose from {', '.join(POLICIES)}.")
     declared, more = POLICIES[name], overrides or {}
-    student = make_config(PROFILES[profile], EPISODES[profile], declared.get("student", {}), more.get("student", {}))
+    base = PROFILES[profile] if source is None else {**own_recipes.PROFILES["classification"], "source": str(source)}
+    student = make_config(base, EPISODES[profile], declared.get("student", {}), more.get("student", {}))
     return validated(MetaConfig, {**LENGTH[profile], **declared, **more, "student": student})
 
 
