@@ -16,13 +16,14 @@ import numpy as np
 import torch
 
 from asg import AsgError, models, processes, records
-from asg.config import RunConfig, make_config
+from asg.config import make_config
 from asg.data import mirrored, read_domains, unlabelled
 from asg.data.images import make_folder
 from asg.data.pixels import read_pixels
 from asg.data.scanner import Found, class_folders, images_below
 from asg.metrics import ranked
 from asg.own_recipes import PROFILE, recipe
+from asg.report import write_report
 from asg.trainers import classification, interpolation, self_training
 from asg.trainers.frozen import evaluation_batch
 from asg.trainers.loop import make_accelerator
@@ -57,12 +58,6 @@ def refuse_inside(out: Path, *images: Path | None) -> None:
     for folder in images:
         if folder is not None and out.resolve().is_relative_to(folder.resolve()):
             raise AsgError(f"--out {out} lies in {folder}, whose folders are read as images: give another place.")
-
-
-def write_report(folder: Path, result: dict, config: RunConfig) -> None:
-    """Write ``report.json``, every number, and ``report.md``, a page."""
-    records.write_text(folder / "report.json", json.dumps({**result, **records.provenance()}, indent=1))
-    records.write_text(folder / "report.md", report(result, config))
 
 
 def read_below(what: str, folder: Path) -> str:
@@ -108,7 +103,7 @@ def model_of(
         def keep() -> None:
             mirror = result["final"].get("mirror", config.mirror)
             models.save_model(student, config.model_copy(update={"mirror": mirror}), classes, folder)
-            write_report(folder, result, config)
+            write_report(folder, result, config, domains)
             (folder / "checkpoint.pt").unlink(missing_ok=True)
 
         processes.once(keep)
@@ -148,7 +143,7 @@ def adapt(
 
         def keep() -> None:
             models.save_model(student, config.model_copy(update={"adapt": None}), classes, folder)
-            write_report(folder, result, config)
+            write_report(folder, result, config, domains)
             for part in folder.glob("round-*"):
                 shutil.rmtree(part)
 
@@ -239,36 +234,3 @@ def csv_line(cells: Sequence[str]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(cells)
     return text.getvalue()
-
-
-def kept(config: RunConfig) -> str:
-    """Which network a training ends with, in words."""
-    network = "an average over the iterates" if config.average else "the last iterate"
-    if config.interpolate is None:
-        return network
-    return f"{network}, its backbone {config.interpolate:.0%} of the way from ImageNet's weights"
-
-
-def report(result: dict, config: RunConfig) -> str:
-    """A page about one run on own folders, as Markdown: what was trained, what it reaches, what it keeps."""
-    first, final = result["evaluations"][0], result["final"]
-    names = {
-        "validation": "accuracy on held-out source images",
-        "accuracy": "accuracy on the target (mean per class)",
-        "agreement": "agreement with the ImageNet network on the target",
-        "kl": "divergence from the ImageNet network (nats)",
-    }
-    lines = [
-        f"# ASG report\n\n{config.backbone}, {config.size} px, {result['steps']} steps of {config.batch}, "
-        f"λ = {config.guidance:g}, seed {config.seed}; {result['seconds']:.0f} s on {result['device']}. "
-        f"Result: {kept(config)}.\n\n| | before | after |\n|---|---|---|",
-        *(f"| {text} | {first[k]:.3f} | {final[k]:.3f} |" for k, text in names.items() if k in final),
-    ]
-    if "mirror" in final:
-        alone, both = final["validation"], final["validation_mirrored"]
-        use = "average an image and its mirror image" if final["mirror"] else "are of the image alone"
-        lines += [f"\nAnswers {use}: right on held-out images {both:.3f} averaged, {alone:.3f} alone."]
-    if "per_class" in final:
-        rows = (f"| {c.replace('|', chr(92) + '|')} | {a:.3f} |" for c, a in final["per_class"].items())
-        lines += ["\n| target class | accuracy |\n|---|---|", *rows]
-    return "\n".join(lines) + "\n"

@@ -48,7 +48,7 @@ LEVELS = [
     ["asg.trainers.self_training", "asg.trainers.interpolation"],
     ["asg.reinforce"],
     ["asg.records"],
-    ["asg.run"],
+    ["asg.run", "asg.report"],
     ["asg.dryrun", "asg.own", "asg.replay", "asg.export"],
     ["asg.cli"],
     ["asg_book"],
