@@ -79,7 +79,7 @@ def train(
 
     own.model_of(source, target, out, parse_settings(settings), device, recipe, print)
     report = (out / "report.md").read_text("utf-8", "surrogateescape")
-    print(f"\n{report}\nThe model is in {out}: `asg predict {out} IMAGE …` uses it.")
+    print(f"\n{report}\nThe model is in {out}: `asg predict {out} IMAGE …` uses it; {out / 'report.html'} shows it.")
 
 
 @app.command()

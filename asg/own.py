@@ -23,7 +23,7 @@ from asg.data.pixels import read_pixels
 from asg.data.scanner import Found, class_folders, images_below
 from asg.metrics import ranked
 from asg.own_recipes import PROFILE, recipe
-from asg.report import write_report
+from asg.report import watch, write_report
 from asg.trainers import classification, interpolation, self_training
 from asg.trainers.frozen import evaluation_batch
 from asg.trainers.loop import make_accelerator
@@ -94,7 +94,7 @@ def model_of(
     made_of = {"settings": config.model_dump(), "images": domains.fingerprint, "classes": classes}
     with processes.held(own_folder(out, made_of)) as folder:
         whole = config.model_copy(update={"interpolate": None})
-        result, student = classification.train(whole, folder, device, domains=domains)
+        result, student = classification.train(whole, folder, device, watch(config, domains, say), domains=domains)
         if config.interpolate is not None:
             prepare = partial(classification.prepare, domains=domains)
             between, student = interpolation.train(config, prepare, student, device)
