@@ -382,7 +382,7 @@ def curve(name: str, title: str, evaluations: list[dict], lines: dict[str, tuple
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         figure.legend(loc="outside lower left")
 
-    return drawing(name, title, 2.5, draw)
+    return drawing(name, title, 2.1 + 0.2 * len(lines) * (1 + between), draw)  # a row of the legend is 0.2
 
 
 def curves(result: dict) -> list[Drawing]:
@@ -420,8 +420,8 @@ def left_of_imagenet(first: dict, final: dict) -> list[tuple[str, str | None, st
     """What was measured of the ImageNet network that is left: name, before (None: not measured then), after."""
     names = {
         "agreement": ("same top-1 class as the ImageNet network, target images (real)", percent),
-        "kl": ("divergence from its answers in nats, held-out images (synthetic)", "{:.3f}".format),
-        "cka": ("likeness of the features to its own (CKA, 1: the same), target images (real)", "{:.3f}".format),
+        "kl": ("divergence from its answers in nats, held-out images (synthetic)", "{:z.3f}".format),
+        "cka": ("likeness of the features to its own (CKA, 1: the same), target images (real)", "{:z.3f}".format),
         "imagenet": ("right ImageNet class, target images (real) that have one", percent),
         "kept": ("accuracy through the ImageNet classifier, target images (real)", percent),
     }
