@@ -101,7 +101,7 @@ def train(
     overrides = {**control, **parse_settings(settings)}
     own.model_of(source, target, out, overrides, device, recipe, print, task.value, class_list)
     report = (out / "report.md").read_text("utf-8", "surrogateescape")
-    print(f"\n{report}\nThe model is in {out}: `asg predict {out} IMAGE …` uses it.")
+    print(f"\n{report}\nThe model is in {out}: `asg predict {out} IMAGE …` uses it; {out / 'report.html'} shows it.")
 
 
 @app.command()

@@ -11,10 +11,15 @@ from pathlib import Path
 from asg import AsgError, model_files, processes, records
 from asg.config import RunConfig, make_config
 from asg.data import folder_scenes, read_domains, unlabelled
-from asg.data.images import make_folder
+from asg.data.images import Domains, make_folder
 from asg.data.scanner import Found, class_folders, images_below
+from asg.data.segmentation import SegmentationDomains
+from asg.dense_models import DenseStudent
+from asg.models import Student
 from asg.own_recipes import PROFILES, recipe
 from asg.recipes import is_dense
+from asg.report import Scene, answered, write_report
+from asg.report_warnings import watch
 from asg.trainers import interpolation, self_training
 from asg.trainers.loop import make_accelerator
 
@@ -48,12 +53,6 @@ def refuse_inside(out: Path, *images: Path | None) -> None:
     for folder in images:
         if folder is not None and out.resolve().is_relative_to(folder.resolve()):
             raise AsgError(f"{out} lies in {folder}, whose folders are read as images: give another place for results.")
-
-
-def write_report(folder: Path, result: dict, config: RunConfig) -> None:
-    """Write ``report.json``, every number, and ``report.md``, a page."""
-    records.write_text(folder / "report.json", json.dumps({**result, **records.provenance()}, indent=1))
-    records.write_text(folder / "report.md", report(result, config))
 
 
 def read_below(what: str, folder: Path, config: RunConfig) -> str:
@@ -98,7 +97,7 @@ def model_of(
     made_of = {"settings": config.model_dump(), "images": domains.fingerprint, "classes": classes}
     with processes.held(own_folder(out, made_of)) as folder:
         whole = config.model_copy(update={"interpolate": None})
-        result, student = trainer.train(whole, folder, device, domains=domains)
+        result, student = trainer.train(whole, folder, device, watch(config, domains, say), domains=domains)
         if config.interpolate is not None:
             prepare = partial(trainer.prepare, domains=domains)
             between, student = interpolation.train(config, prepare, student, device)
@@ -107,11 +106,18 @@ def model_of(
         def keep() -> None:
             mirror = result["final"].get("mirror", config.mirror)
             model_files.save_model(student, config.model_copy(update={"mirror": mirror}), classes, folder)
-            write_report(folder, result, config)
+            write_report(folder, result, config, domains, scenes_of(student, domains))
             (folder / "checkpoint.pt").unlink(missing_ok=True)
 
         processes.once(keep)
     return result
+
+
+def scenes_of(student: Student | DenseStudent, domains: Domains | SegmentationDomains) -> list[Scene]:
+    """What a segmentation model answers on scenes of its target, or on held-out ones where it has none."""
+    if not isinstance(student, DenseStudent):
+        return []
+    return answered(student, domains.validation if domains.target is None else domains.target)
 
 
 def adapt(
@@ -147,42 +153,9 @@ def adapt(
 
         def keep() -> None:
             model_files.save_model(student, config.model_copy(update={"adapt": None}), classes, folder)
-            write_report(folder, result, config)
+            write_report(folder, result, config, domains, scenes_of(student, domains))
             for part in folder.glob("round-*"):
                 shutil.rmtree(part)
 
         processes.once(keep)
     return result, classes
-
-
-def kept(config: RunConfig) -> str:
-    """Which network a training ends with, in words."""
-    network = "an average over the iterates" if config.average else "the last iterate"
-    if config.interpolate is None:
-        return network
-    return f"{network}, its backbone {config.interpolate:.0%} of the way from ImageNet's weights"
-
-
-def report(result: dict, config: RunConfig) -> str:
-    """A page about one run on own folders, as Markdown: what was trained, what it reaches, what it keeps."""
-    first, final = result["evaluations"][0], result["final"]
-    names = {
-        "validation": "accuracy on held-out source images",
-        "accuracy": "accuracy on the target (mean per class)",
-        "agreement": "agreement with the ImageNet network on the target",
-        "kl": "divergence from the ImageNet network (nats)",
-    }
-    lines = [
-        f"# ASG report\n\n{config.backbone}, {config.size} px, {result['steps']} steps of {config.batch}, "
-        f"λ = {config.guidance:g}, seed {config.seed}; {result['seconds']:.0f} s on {result['device']}. "
-        f"Result: {kept(config)}.\n\n| | before | after |\n|---|---|---|",
-        *(f"| {text} | {first[k]:.3f} | {final[k]:.3f} |" for k, text in names.items() if k in final),
-    ]
-    if "mirror" in final:
-        alone, both = final["validation"], final["validation_mirrored"]
-        use = "average an image and its mirror image" if final["mirror"] else "are of the image alone"
-        lines += [f"\nAnswers {use}: right on held-out images {both:.3f} averaged, {alone:.3f} alone."]
-    if "per_class" in final:
-        rows = (f"| {c.replace('|', chr(92) + '|')} | {a:.3f} |" for c, a in final["per_class"].items())
-        lines += ["\n| target class | accuracy |\n|---|---|", *rows]
-    return "\n".join(lines) + "\n"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asg import AsgError, records
 from asg.data.images import make_folder, shorter_side
-from asg.data.masks import LISTS
+from asg.data.masks import LISTS, palette
 from asg.data.pixels import read_photo
 from asg.dense_models import predict as answer
 from asg.model_files import load_model
@@ -36,16 +36,6 @@ class Mask:
     overlay: Path | None = None
     shares: dict[str, float] = field(default_factory=dict)
     reason: str | None = None
-
-
-def colours(classes: int) -> np.ndarray:
-    """A colour for each class, uint8 ``(C, 3)``: the map of PASCAL VOC, whose first is black.
-
-    Bit k of a class goes to channel k mod 3, to bit 7 − ⌊k / 3⌋ of it.
-    """
-    numbers = np.arange(classes)
-    channels = [sum(((numbers >> (3 * j + c)) & 1) << (7 - j) for j in range(3)) for c in range(3)]
-    return np.stack(channels, 1).astype(np.uint8)
 
 
 def labels_of(logits: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -75,15 +65,16 @@ def unused(name: str, taken: set[str]) -> str:
 def predict(model: Path, images: Sequence[Path], out: Path, device: str | None = None) -> Iterator[Mask]:
     """Write ``out/masks/NAME.png`` and ``out/overlays/NAME.jpg`` for each image, both of its size.
 
-    A mask holds the number of a class in the order of ``out/classes.json``, in the colours of :func:`colours`; so it
-    can be read as a mask of one's own. An image that cannot be read is answered with the reason, in its place.
+    A mask holds the number of a class in the order of ``out/classes.json``, so that it can be read as a mask of one's
+    own, in the colours of :func:`~asg.data.masks.palette`. An image that cannot be read is answered with the reason, in
+    its place.
     """
     student, config, classes = load_model(model)
     if len(classes) > MOST:
         raise AsgError(f"The model has {len(classes)} classes, and a mask can hold {MOST}: write masks in parts.")
     place = make_accelerator(config.model_copy(update={"precision": "no"}), device).device
     student.to(place)
-    palette, taken = colours(len(classes)), set()
+    colours, taken = palette(len(classes)), set()
     masks, overlays = (make_folder(out / part) for part in (MASKS, OVERLAYS))
     records.write_text(out / LISTS[0], json.dumps({name: k for k, name in enumerate(classes)}, indent=1))
     for path in images:
@@ -103,10 +94,10 @@ def predict(model: Path, images: Sequence[Path], out: Path, device: str | None =
             {c: float(share) for c, share in zip(classes, shares_of(labels, len(classes)), strict=True)},
         )
         drawn = Image.fromarray(labels, "P")
-        drawn.putpalette(palette.tobytes())
+        drawn.putpalette(colours.tobytes())
         try:
             drawn.save(written.mask)
-            Image.blend(photo, Image.fromarray(palette[labels]), 0.5).save(written.overlay, quality=90)
+            Image.blend(photo, Image.fromarray(colours[labels]), 0.5).save(written.overlay, quality=90)
         except OSError as error:
             raise AsgError(f"Masks cannot be written to {out} ({error}): free some space.") from None
         yield written

@@ -10,15 +10,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from bs4 import BeautifulSoup
 from PIL import Image
 from typer.testing import CliRunner
 
-from asg import AsgError, model_files, own, predict_masks
+from asg import AsgError, model_files, own, predict_masks, report, report_warnings
 from asg.cli import app
 from asg.config import make_config
 from asg.data import folder_scenes, mirrored, read_domains, unlabelled
 from asg.data.images import UNLABELLED, read_image
-from asg.data.masks import COLOUR, list_of_masks, read_list, read_mask
+from asg.data.masks import COLOUR, list_of_masks, palette, read_list, read_mask
+from asg.dense_metrics import confusion_matrix, mean_iou
 from asg.own_recipes import PROFILES
 from asg.trainers import segmentation
 
@@ -258,10 +260,11 @@ def test_unlabelled_photos_are_not_their_masks(scenes):
     assert read_domains(config).target is None
 
 
-def test_the_colours_are_those_of_pascal_voc():
-    known = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128)]
-    assert predict_masks.colours(5).tolist() == [list(c) for c in known]
-    assert len(np.unique(predict_masks.colours(256), axis=0)) == 256
+def test_no_two_classes_share_a_colour_and_none_is_dark():
+    assert len(np.unique(palette(256), axis=0)) == 256
+    assert palette(256).max(1).min() >= 180
+    near = palette(20).astype(int)
+    assert min(abs(a - b).sum() for k, a in enumerate(near) for b in near[:k]) > 60
 
 
 def test_labels_are_those_of_all_logits_enlarged_at_once():
@@ -332,3 +335,33 @@ def test_a_stopped_run_is_not_continued_on_another_meaning(workplace, scenes):
     (scenes.source / "classes.txt").write_text("\n".join(["ground", "box", "disc"]), "utf-8")
     with pytest.raises(AsgError, match="unfinished run of other images and classes"):
         own.model_of(scenes.source, None, out, TINY, "cpu", task="segmentation")
+
+
+def test_the_report_shows_scenes_and_asks_no_other_host(workplace, scenes):
+    out = workplace.data / "model"
+    result = own.model_of(scenes.source, scenes.target, out, TINY, "cpu", task="segmentation")
+    page = BeautifulSoup((out / "report.html").read_text("utf-8"), "html.parser")
+    figures = page.select("figure.scene")
+    assert len(figures) == 4 and all(len(f.select("img")) == 3 for f in figures)
+    assert all(img["src"].startswith("data:image/") for img in page.select("img"))
+    names = [item.get_text(strip=True) for item in page.select(".legend li")]
+    assert names == list(NAMES)
+    assert f"{result['final']['miou']:.1%}" in page.select_one(".answer").get_text()
+    assert "mIoU on the target" in (out / "report.md").read_text("utf-8")
+
+
+def test_a_model_that_answers_one_class_is_warned_of(scenes):
+    held = load(scenes).validation
+    labels = np.concatenate([held.decode(i)[1].ravel() for i in range(len(held))])
+    ground = (labels == 0).mean()
+    assert report_warnings.one_class_miou(held) == pytest.approx(ground / 3)
+    confusion = confusion_matrix(torch.zeros(len(labels)).long(), torch.from_numpy(labels.astype(np.int64)), 3)
+    assert mean_iou(confusion) == pytest.approx(ground / 3)
+    assert "no better than one class everywhere" in report_warnings.at_chance(ground / 3 - 1e-6, held)
+    assert report_warnings.at_chance(ground / 3 + 0.01, held) is None
+
+
+def test_labels_are_laid_over_a_photo_but_for_what_has_none():
+    photo, two = Image.new("RGB", (2, 1), (100, 100, 100)), np.array([[0, 0, 0], [128, 0, 0]], np.uint8)
+    shown = np.asarray(report.laid_over(photo, np.array([[1, UNLABELLED]], np.int16), two)).astype(int)
+    assert abs(shown - [[[116.8, 40, 40], [100, 100, 100]]]).max() <= 1  # 0.4 · photo + 0.6 · colour

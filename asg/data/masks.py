@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import hsv_to_rgb
 
 from asg import AsgError
 from asg.data.images import UNLABELLED, read_image
@@ -197,3 +198,15 @@ def list_of_masks(paths: Iterable[Path]) -> ClassList:
         )
     meaning = {value: k for k, value in enumerate(names)}
     return ClassList(tuple(map(shown, names)), {BEYOND: UNLABELLED} | meaning)
+
+
+def palette(classes: int) -> np.ndarray:
+    """A colour for each class, uint8 ``(C, 3)``, none of them dark, so that a photo shows under each.
+
+    Hues a golden section of the circle apart, so that neighbours differ however many there are; saturation and
+    brightness change from one to the next.
+    """
+    numbers = np.arange(classes)
+    hue = (0.6 + numbers * (5**0.5 - 1) / 2) % 1
+    saturation, brightness = np.take([0.75, 0.5, 0.95], numbers % 3), np.take([0.95, 0.75], numbers % 2)
+    return np.rint(255 * hsv_to_rgb(np.stack([hue, saturation, brightness], 1))).astype(np.uint8)
