@@ -311,7 +311,7 @@ TRIED_STEPS, TRIED_SMALL, TRIED_LARGE = (100, 200, 400), (0.003, 0.01, 0.03), (0
 
 # Synthetic data of other quantity and quality than {} has: axis → point → overrides.
 DATA: dict[str, dict[str, dict]] = {
-    "number": {**{f"{n}": {"synthetic": {"per_class": n}} for n in (20, 50, 100)}, "all": {}},
+    "number": {**{f"{n}": {"synthetic": {"per_class": n}} for n in (20, 100)}, "all": {}},
     "look": {
         "outlines alone": {"synthetic": {"look": "edges"}}, "grey": {"synthetic": {"look": "grey"}}, "as drawn": {},
     },
