@@ -109,7 +109,7 @@ def json_list(rows: Iterable[dict]) -> Iterator[str]:
 
 
 def csv_line(cells: Sequence[str]) -> str:
-    """One row of CSV with a plain line feed."""
+    """One row of CSV that ends in a plain line feed."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
-    return text.getvalue()
+    csv.writer(text, lineterminator="\r\n").writerow(cells)  # so that both of these letters are quoted in a cell
+    return f"{text.getvalue().removesuffix(chr(13) + chr(10))}\n"

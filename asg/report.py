@@ -109,10 +109,16 @@ def markdown(result: dict, config: RunConfig, domains: Domains | SegmentationDom
         use = "average an image and its mirror image" if final["mirror"] else "are of the image alone"
         lines += [f"\nAnswers {use}: right on held-out images {both:.3f} averaged, {alone:.3f} alone."]
     if "per_class" in final:
-        rows = (f"| {c.replace('|', chr(92) + '|')} | {a:.3f} |" for c, a in final["per_class"].items())
+        rows = (f"| {table_cell(c)} | {a:.3f} |" for c, a in final["per_class"].items())
         lines += [f"\n| target class | {'IoU' if is_dense(config) else 'accuracy'} |\n|---|---|", *rows]
     lines += [f"\nwarning: {warning}" for warning in warnings_of(result, config, domains)]
     return "\n".join(lines) + "\n"
+
+
+def table_cell(name: str) -> str:
+    """A name as a cell of a Markdown table: what would end the cell or the line is an escape."""
+    lines = re.sub(r"[\x00-\x1f\x7f\x85\u2028\u2029]", lambda letter: letter[0].encode("unicode_escape").decode(), name)
+    return lines.replace("|", r"\|")
 
 
 @dataclass(frozen=True)

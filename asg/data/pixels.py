@@ -64,7 +64,8 @@ def upright(image: Image.Image) -> Image.Image:
 def upright_size(path: Path) -> tuple[int, int]:
     """Width and height of :func:`upright`, of a file whose pixels are not decoded."""
     with opened(path) as image:
-        return image.size[::-1] if turn_of(image) in SIDEWAYS else image.size
+        lies = turn_of(image) in SIDEWAYS and image.format != "TIFF"  # of which Pillow gives the upright size
+        return image.size[::-1] if lies else image.size
 
 
 def opaque(image: Image.Image) -> Image.Image:

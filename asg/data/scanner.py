@@ -58,9 +58,9 @@ def is_image(path: Path) -> bool:
 
 
 def entries(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted; one that may not be read is named."""
+    """What lies in a folder, sorted by the bytes of its names, as under every locale; one not to be read is named."""
     try:
-        return sorted(folder.iterdir())
+        return sorted(folder.iterdir(), key=lambda path: os.fsencode(path.name))
     except OSError as error:
         raise AsgError(f"The folder {folder} cannot be read ({error.strerror}): let it be readable.") from None
 
