@@ -38,6 +38,14 @@ TOGETHER = ("run", "train", "adapt")  # commands whose work several processes ca
 OWN = ("train", "adapt", "predict", "export", "policy")  # commands that need nothing of the repository but the package
 
 Settings = Annotated[list[str], typer.Option("--set", help="FIELD=VALUE, a RunConfig field; the value is JSON.")]
+Sources = Annotated[
+    list[str],
+    typer.Option(
+        metavar="FOLDER[=TIMES]",
+        help="Synthetic images: a sub-folder a class, or images/ and masks/. For several folders of classes give it "
+        "again, with =TIMES for how often a pass sees each image.",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; the best there is if not given.")]
 
 
@@ -53,6 +61,21 @@ def parse_settings(settings: list[str]) -> dict:
         except json.JSONDecodeError:
             overrides[name] = value
     return overrides
+
+
+def parse_sources(given: list[str]) -> dict[Path, int]:
+    """``["renders", "more=3"]`` → folder → how often a pass sees its images; a folder of that very name comes first."""
+    sources: dict[Path, int] = {}
+    for text in given:
+        name, equals, times = text.rpartition("=")
+        if not equals or Path(text).exists():
+            name, times = text, "1"
+        if not name or not times.isascii() or not times.isdigit() or int(times) < 1:
+            raise AsgError(f"--source {text!r}: write FOLDER, or FOLDER=TIMES with a whole number from 1 on.")
+        if Path(name) in sources:
+            raise AsgError(f"--source {name} is given twice: give it once, with =TIMES.")
+        sources[Path(name)] = int(times)
+    return sources
 
 
 @app.callback()
@@ -80,7 +103,7 @@ NAMED = "; ".join(f"of {task}: {', '.join(named)}" for task, named in RECIPES.it
 
 @app.command()
 def train(
-    source: Annotated[Path, typer.Option(help="Synthetic images: a sub-folder a class, or images/ and masks/.")],
+    source: Sources,
     target: Annotated[Path | None, typer.Option(help="Real images, laid out likewise; only reported on.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the model and its report.")] = Path("model"),
     task: Annotated[Task, typer.Option(help="A class for each image, or for each pixel.")] = Task.CLASSIFICATION,
@@ -99,7 +122,7 @@ def train(
 
     control = {"control": {"kind": "learned", "policy": policy, "schedule": True}} if policy else {}
     overrides = {**control, **parse_settings(settings)}
-    own.model_of(source, target, out, overrides, device, recipe, print, task.value, class_list)
+    own.model_of(parse_sources(source), target, out, overrides, device, recipe, print, task.value, class_list)
     report = (out / "report.md").read_text("utf-8", "surrogateescape")
     print(f"\n{report}\nThe model is in {out}: `asg predict {out} IMAGE …` uses it; {out / 'report.html'} shows it.")
 
@@ -107,7 +130,7 @@ def train(
 @app.command()
 def adapt(
     model: Annotated[Path, typer.Argument(help="Folder that `asg train` wrote.")],
-    source: Annotated[Path, typer.Option(help="Synthetic images, laid out as for `asg train`.")],
+    source: Sources,
     target: Annotated[Path, typer.Option(help="Real images without labels, in any sub-folders.")],
     out: Annotated[Path, typer.Option(help="Folder for the adapted model.")] = Path("adapted"),
     settings: Annotated[list[str], typer.Option("--set", help="FIELD=VALUE of the adaptation.")] = [],  # noqa: B006
@@ -116,7 +139,7 @@ def adapt(
     """Adapt a model to your own unlabelled photos by self-training."""
     from asg import own
 
-    result, classes = own.adapt(model, source, target, out, parse_settings(settings), device, print)
+    result, classes = own.adapt(model, parse_sources(source), target, out, parse_settings(settings), device, print)
     labelled = result["final"]["labelled"]
     print(f"Adapted in {result['seconds']:.0f} s. Pseudo-labels of the last round:")
     print("\n".join(f"  {name:20} {count}" for name, count in zip(classes, labelled, strict=True)))

@@ -13,7 +13,14 @@ from asg import AsgError
 
 Model = TypeVar("Model", bound=BaseModel)
 NAMED_WEIGHTS = ("pretrained", "random", "lite0", "lite1", "lite2")  # else a state-dict file
-PLACES = ("source", "target", "source_list", "class_list", "workers")  # where the data of a run lie, and who reads them
+PLACES = (
+    "source",
+    "sources",
+    "target",
+    "source_list",
+    "class_list",
+    "workers",
+)  # where the data of a run lie, and who reads them
 # What a policy sees, in the order of the reference's state.
 STATISTICS = ("task", "guidance", "progress", "mean", "std")
 
@@ -166,6 +173,9 @@ class RunConfig(BaseModel):
     source: str | None = Field(
         None, description="Folder of synthetic class folders (data = folder), or of images and masks (folder-scenes)."
     )
+    sources: dict[str, int] | None = Field(
+        None, description="Several such folders in place of source: how often a pass sees each one's images (folder)."
+    )
     source_list: str | None = Field(
         None, description="Which GTA5 images train: a list of names, or the authors' .mat; None: all (data = gta5)."
     )
@@ -238,8 +248,12 @@ class RunConfig(BaseModel):
             raise ValueError("weigh scales guidance, which is 0: give guidance or leave weigh out")
         if self.weigh == "policy" and (self.control is None or self.control.kind == "auto-rgn"):
             raise ValueError("weigh = policy needs a control that decides: learned, random, random once or fixed")
-        if self.data == "folder" and not self.source:
-            raise ValueError("data = folder needs source, a folder with one sub-folder of images per class")
+        if self.data == "folder" and bool(self.source) == bool(self.sources):
+            raise ValueError(
+                "data = folder needs source, a folder with one sub-folder of images per class, or sources, several"
+            )
+        if self.sources and (self.data != "folder" or min(self.sources.values()) < 1):
+            raise ValueError("sources are of data = folder only, each with a whole number from 1 on")
         if self.data == "folder-scenes" and not self.source:
             raise ValueError("data = folder-scenes needs source, a folder with images/ and masks/")
         if self.data != "folder-scenes" and self.class_list:

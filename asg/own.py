@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -66,7 +66,7 @@ def read_below(what: str, folder: Path, config: RunConfig) -> str:
 
 
 def model_of(
-    source: Path,
+    source: Path | Mapping[Path, int],
     target: Path | None,
     out: Path,
     overrides: dict,
@@ -78,16 +78,18 @@ def model_of(
 ) -> dict:
     """Train on folders (resumed if ``out`` holds a checkpoint), write model and report, return the result.
 
+    ``source``: a folder, or several of class folders, each with how often a pass sees its images.
     ``how``: the name of a :func:`recipe` of the ``task``, which ``overrides`` change further. ``class_list``: what the
     values of masks mean, in segmentation. Names, order and files are read once, before the training; ``say`` is told
     what is left out.
     """
-    refuse_inside(out, source, target)
-    given = {"source": source, "target": target, "class_list": class_list}
-    folders = {name: str(path) if path else None for name, path in given.items()}
+    sources = times_of(source)
+    refuse_inside(out, *sources, target)
+    given = {"target": target, "class_list": class_list}
+    folders = {**source_fields(sources), **{name: str(path) if path else None for name, path in given.items()}}
     config = make_config(PROFILES[task], recipe(how, task), folders, overrides)
     make_accelerator(config, device)  # the processes meet before the first thing that one does for all
-    for what, images in (("source", source), ("target", target)):
+    for what, images in (*(("source", folder) for folder in sources), ("target", target)):
         if images is not None:
             say(read_below(what, images, config))
     domains = read_domains(config)
@@ -113,6 +115,19 @@ def model_of(
     return result
 
 
+def times_of(source: Path | Mapping[Path, int]) -> dict[Path, int]:
+    """Folder → how often a pass sees its images, of one folder or several."""
+    return {source: 1} if isinstance(source, Path) else dict(source)
+
+
+def source_fields(sources: Mapping[Path, int]) -> dict:
+    """The fields of a configuration that say where its source lies: ``source``, or where there are more ``sources``."""
+    (first, times), *others = sources.items()
+    if times == 1 and not others:
+        return {"source": str(first), "sources": None}
+    return {"source": None, "sources": {str(folder): times for folder, times in sources.items()}}
+
+
 def scenes_of(student: Student | DenseStudent, domains: Domains | SegmentationDomains) -> list[Scene]:
     """What a segmentation model answers on scenes of its target, or on held-out ones where it has none."""
     if not isinstance(student, DenseStudent):
@@ -122,7 +137,7 @@ def scenes_of(student: Student | DenseStudent, domains: Domains | SegmentationDo
 
 def adapt(
     model: Path,
-    source: Path,
+    source: Path | Mapping[Path, int],
     target: Path,
     out: Path,
     overrides: dict,
@@ -135,16 +150,19 @@ def adapt(
     """
     if out.resolve() == model.resolve():
         raise AsgError(f"{model} is the model that the adaptation starts from: give another --out.")
-    refuse_inside(out, source, target)
+    sources = times_of(source)
+    refuse_inside(out, *sources, target)
     start, config, classes = model_files.load_model(model)
     how = {"images": str(target), **overrides}
-    config = make_config(config.model_dump(), {"source": str(source), "target": None, "adapt": how})
+    config = make_config(config.model_dump(), source_fields(sources), {"target": None, "adapt": how})
     make_accelerator(config, device)
     images, domains = unlabelled(config), read_domains(config)
-    say(read_below("source", source, config))
+    for folder in sources:
+        say(read_below("source", folder, config))
     say(f"target {target}: {images_below(folder_scenes.photos_of(target) if is_dense(config) else target)}")
     if classes != (found := domains.source.classes):
-        raise AsgError(f"{source} has the classes {', '.join(found)}, and {model} knows {', '.join(classes)}.")
+        theirs = f"{' and '.join(map(str, sources))} has the classes {', '.join(found)}"
+        raise AsgError(f"{theirs}, and {model} knows {', '.join(classes)}.")
     weights = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
     prints = [domains.fingerprint, images.fingerprint]
     made_of = {"settings": config.model_dump(), "images": prints, "classes": classes, "start": weights}

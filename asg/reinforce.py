@@ -19,9 +19,9 @@ from asg.config import MetaConfig, RunConfig
 from asg.controllers.base import Controller
 from asg.controllers.chance import RATIOS, Fixed
 from asg.controllers.learned import Learned, Policy, Spec
-from asg.controllers.windows import Windowed
+from asg.controllers.windows import Windowed, first_window
 from asg.data import load_domains
-from asg.data.images import ImageSet, make_folder
+from asg.data.images import ImageSet, make_folder, total_steps
 from asg.data.looks import mixed_looks
 from asg.losses import proxy_guidance, task_loss
 from asg.metrics import forward_all
@@ -244,6 +244,12 @@ class Episodes:
         for name in ("augment", "regulariser", "head_first", "project", "average", "interpolate"):
             if getattr(student, name) is not None:
                 raise AsgError(f"Episodes know neither {name} nor its like: leave it out of the student's settings.")
+        steps = total_steps(student, images := len(self.domains.source))
+        if student.control and steps <= (window := first_window(student, images)):
+            raise AsgError(
+                f"An episode of {steps} steps is over before its first decision, after {window}: give the student more "
+                "steps, or its control a lower shortest."
+            )
         if student.guidance:
             self.teacher = frozen.batch_answers(first, self.domains.source, self.device)
 
@@ -276,8 +282,10 @@ def mean(values: list[float]) -> float | None:
 
 
 def mean_ratios(controller: Windowed) -> dict[str, float]:
-    """Part of the network → mean ratio over the decisions of an episode."""
+    """Part of the network → mean ratio over the decisions of an episode; nothing where it diverged before the first."""
     found = controller.report()
+    if not found["decisions"]:
+        return {}
     columns = zip(*(decision["ratios"] for decision in found["decisions"]), strict=True)
     return {part: round(fmean(column), 4) for part, column in zip(found["parts"], columns, strict=True)}
 

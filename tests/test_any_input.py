@@ -298,7 +298,7 @@ def test_a_round_of_self_training_has_both_sides_in_every_batch(batch: int, phot
     one = round_config(config, number, steps)
     assert one.batch >= 2 and one.steps >= 1 and one.warmup >= 1
     source = 50
-    batches = list(Halves(StepSampler, source, source + photos, one.batch, 0, 0, 3))
+    batches = list(Halves(StepSampler, StepSampler, source, source + photos, one.batch, 0, 0, 3))
     assert all(len(b) == one.batch and any(i < source for i in b) and any(i >= source for i in b) for b in batches)
 
 

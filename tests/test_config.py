@@ -18,6 +18,7 @@ OTHER = {
     "profile": {"profile": "own"},
     "data": {"data": "mini"},
     "source": {"source": "renders"},
+    "sources": {"data": "folder", "sources": {"renders": 1, "more": 3}},
     "source_list": {"data": "gta5", "source_list": "gta5_train.txt"},
     "class_list": {"data": "folder-scenes", "source": "renders", "class_list": "classes.json"},
     "target": {"target": "photos"},
@@ -57,6 +58,7 @@ OTHER = {
     "evaluations": {"evaluations": 5},
     "signals": {"signals": True},
 }
+INSTEAD = {"sources": {"source": "renders"}}  # what stands where the field does not
 OTHER_RENDERING = {
     "seed": 7,
     "per_design": 3,
@@ -132,7 +134,7 @@ def test_every_field_but_the_seed_is_tried_below():
 @pytest.mark.parametrize("name", OTHER)
 def test_identity_depends_on_every_field_but_those_that_say_where_data_lie(name: str):
     rest = {field: value for field, value in OTHER[name].items() if field != name}
-    before, changed = make_config(BASE, rest), make_config(BASE, OTHER[name])
+    before, changed = make_config(BASE, rest, INSTEAD.get(name, {})), make_config(BASE, OTHER[name])
     assert getattr(changed, name) != getattr(before, name)
     assert (changed.identity() == before.identity()) == (name in PLACES)
 

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from asg import AsgError, model_files, models, own, own_recipes, predict, records
+from asg import AsgError, model_files, models, own, own_recipes, predict, records, reinforce
+from asg.cli import parse_sources
 from asg.config import make_config
 from asg.controllers.learned import load_policy
+from asg.data import folder
+from asg.data.images import Draws, Repeated
 from asg.metrics import ranked
 from asg.trainers import classification, self_training
 from asg_book.cli import app
@@ -40,9 +44,9 @@ def stopped(workplace, image_folders) -> Path:
 
 
 def rename(folders, name: str, to: str) -> None:
-    for folder in vars(folders).values():
-        if (folder / name).exists():
-            (folder / name).rename(folder / to)
+    for images in vars(folders).values():
+        if (images / name).exists():
+            (images / name).rename(images / to)
 
 
 def test_a_stopped_run_is_not_continued_on_renamed_classes(stopped, image_folders):
@@ -289,16 +293,23 @@ def test_the_best_classes_are_in_the_order_of_the_mean_sigmoid():
 
 def test_a_policy_is_trained_on_own_renders_and_sets_the_rates(workplace, image_folders):
     policy, out = workplace.data / "mine.safetensors", workplace.data / "model"
-    student = json.dumps({name: TINY[name] for name in ("backbone", "weights", "size", "head_width", "steps", "batch")})
+    short = {name: TINY[name] for name in ("backbone", "weights", "size", "head_width", "steps", "batch")}
+    student = json.dumps({**short, "control": {"kind": "learned", "shortest": 2, "schedule": True}})
     meta = ["--set", "episodes=2", "--set", "groups=3", "--set", f"student={student}"]
     given = ["policy", "train", "asg", "--source", str(image_folders.source), *meta, "--device", "cpu"]
     alone = CliRunner().invoke(app, given)
     assert "needs a place: give --out FILE" in str(alone.exception)
+    with pytest.raises(AsgError, match="An episode of 4 steps is over before its first decision, after 7"):
+        reinforce.Episodes(
+            policy_config("asg", "cartoon", {"student": short}, image_folders.source).student, workplace.runs, "cpu"
+        )
     done = CliRunner().invoke(app, [*given, "--out", str(policy)])
     assert done.exit_code == 0, done.output
     card = load_policy(policy)[1]
     assert len(card["curve"]) == 2 and card["meta"]["student"]["data"] == "folder"
-    settings = [word for name, value in TINY.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+    settings = [
+        word for name, value in {**TINY, "steps": 12}.items() for word in ("--set", f"{name}={json.dumps(value)}")
+    ]
     folders = ["--source", str(image_folders.source), "--out", str(out), "--device", "cpu"]
     done = CliRunner().invoke(app, ["train", *folders, "--policy", str(policy), *settings])
     assert done.exit_code == 0, done.output
@@ -312,3 +323,50 @@ def test_a_stopped_policy_is_not_continued_on_changed_renders(workplace, image_f
     Image.new("RGB", (32, 32), "red").save(image_folders.source / "cup" / "00.png")
     with records.meta_folder("policy", meta) as after:
         assert after != before
+
+
+def test_of_several_sources_each_is_seen_as_often_as_it_says(workplace, image_folders, tmp_path):
+    more = tmp_path / "more"
+    for name in ("apple", "dog"):
+        (more / name).mkdir(parents=True)
+        for k in range(4):
+            Image.new("RGB", (32, 32), (60 * k, 0, 0)).save(more / name / f"{k}.png")
+    sources = {image_folders.source: 1, more: 3}
+    domains = folder.load(sources, image_folders.target, 32)
+    assert domains.source.classes == ("apple", "boat", "cup", "dog")
+    names = [Path(name) for name in domains.source.names]
+    times = {path.is_relative_to(more): n for path, n in zip(names, domains.source.repeats.tolist(), strict=True)}
+    assert times == {False: 1, True: 3} and domains.validation.repeats is None
+    plain = folder.load(image_folders.source, None, 32)
+    assert plain.source.repeats is None and plain.source.fingerprint != domains.source.fingerprint
+    count = int(domains.source.repeats.sum())
+    a_pass = [
+        i for batch in Repeated(Draws, domains.source.repeats, len(domains.source), 3, 5, 0, count // 3) for i in batch
+    ]
+    seen = Counter(i for i, _ in a_pass)
+    assert sum(seen.values()) == count // 3 * 3 and all(n <= domains.source.repeats[i] for i, n in seen.items())
+    out, settings = workplace.data / "model", []
+    for field, value in TINY.items():
+        settings += ["--set", f"{field}={json.dumps(value)}"]
+    given = ["--source", str(image_folders.source), "--source", f"{more}=3", "--device", "cpu", *settings]
+    done = CliRunner().invoke(app, ["train", *given, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert f"source {more}: 8 images of 2 classes" in done.stdout
+    assert model_files.load_model(out)[2] == ("apple", "boat", "cup", "dog")
+    adapted = workplace.data / "adapted"
+    rounds = ["--target", str(image_folders.target), "--out", str(adapted), "--set", "rounds=1", "--set", "portion=1.0"]
+    done = CliRunner().invoke(app, ["adapt", str(out), *given[:4], *rounds, "--device", "cpu"])
+    assert done.exit_code == 0 or "Every pseudo-label" in str(done.exception), done.output
+
+
+@pytest.mark.parametrize(("text", "told"), [("a=0", "a whole number"), ("a=b", "a whole number"), ("=2", "FOLDER")])
+def test_how_often_a_source_is_seen_is_a_whole_number(text: str, told: str):
+    with pytest.raises(AsgError, match=told):
+        parse_sources([text])
+
+
+def test_a_source_is_given_once_and_its_name_may_hold_an_equals_sign(tmp_path):
+    (odd := tmp_path / "size=3").mkdir()
+    assert parse_sources([str(odd), f"{odd}=2", "b=2"][::2]) == {odd: 1, Path("b"): 2}
+    with pytest.raises(AsgError, match="given twice"):
+        parse_sources(["b", "b=2"])

@@ -59,7 +59,7 @@ def target(answers) -> list:
 
 @pytest.mark.parametrize("kind", [StepSampler, Draws])
 def test_a_batch_is_half_source_and_half_target(kind):
-    batches = list(Halves(kind, 9, 15, 6, 3, 0, 9))
+    batches = list(Halves(kind, kind, 9, 15, 6, 3, 0, 9))
     pairs = [[at if isinstance(at, tuple) else (at, None) for at in batch] for batch in batches]
     assert all(sorted(i >= 9 for i, _ in batch) == [False] * 3 + [True] * 3 for batch in pairs)
     assert all((i >= 9) == bool(k % 2) for batch in pairs for k, (i, _) in enumerate(batch))  # in turn

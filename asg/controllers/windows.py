@@ -58,6 +58,16 @@ def next_window(rule: str, shortest: int, current: int, former: int, epoch: int)
     return min(max(shortest, growth), epoch - current)
 
 
+def epoch_of(config: RunConfig, images: int) -> int:
+    """Steps after which a window ends in any case: those that the control says, or of a pass over ``images``."""
+    return config.control.epoch or max(1, images // config.batch)
+
+
+def first_window(config: RunConfig, images: int) -> int:
+    """Steps before the first decision."""
+    return min(config.control.shortest, epoch_of(config, images))
+
+
 class Windowed(Controller):
     r"""Rate of every layer group: :math:`\eta \cdot a`, with a ratio :math:`a` that :meth:`decide` sets.
 
@@ -73,11 +83,11 @@ class Windowed(Controller):
         self.weighs = config.weigh == "policy"
         self.parts = partition(list(groups), parts - self.weighs)
         self.total = total_steps(config, images)
-        self.epoch = self.control.epoch or max(1, images // config.batch)
+        self.epoch = epoch_of(config, images)
         self.last = next(p for p in reversed(groups["head"]) if p.dim() > 1)  # weight of the last layer, (C, D, …)
         self.sums, self.count = torch.zeros(len(STATISTICS), device=self.last.device), 0
         self.ratios = [1.0] * parts
-        self.window = min(self.control.shortest, self.epoch)
+        self.window = first_window(config, images)
         self.decisions: list[dict] = []
 
     def decide(self, state: Tensor) -> list[float]:

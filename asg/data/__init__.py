@@ -105,6 +105,11 @@ def mirrored(config: RunConfig) -> bool | None:
     return None if config.data == "folder" else config.data not in ("digits", "folder-scenes")
 
 
+def _folder(config: RunConfig) -> Domains:
+    sources = {Path(path): times for path, times in (config.sources or {config.source: 1}).items()}
+    return folder.load(sources, Path(config.target) if config.target else None, config.size)
+
+
 def _folder_scenes(config: RunConfig) -> SegmentationDomains:
     target, classes = (Path(path) if path else None for path in (config.target, config.class_list))
     return folder_scenes.load(Path(config.source), target, config.size, classes)
@@ -123,7 +128,7 @@ READERS: dict[str, Callable[[RunConfig], Domains | SegmentationDomains]] = {
     "cad": lambda c: cad.load(data_root() / "cad", c.size),
     "pacs-cartoon": lambda c: pacs.load(data_root() / "pacs", "cartoon", c.size),
     "pacs-sketch": lambda c: pacs.load(data_root() / "pacs", "sketch", c.size),
-    "folder": lambda c: folder.load(Path(c.source), Path(c.target) if c.target else None, c.size),
+    "folder": _folder,
     "folder-scenes": _folder_scenes,
     "toy-scenes": lambda c: toy.load_scenes(c.size),
     "scenes": lambda c: scenes.load(data_root() / "mini", c.size, c.rendering),

@@ -1,7 +1,7 @@
 """Folders of images: ``DIR/<class>/<any name>.{jpg,png,…}``, also deeper, as people have them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -24,11 +24,16 @@ def content_hash(path: Path, size: int, changed: int) -> str:
 
 
 def image_set(
-    files: list[Path], labels: list[int], classes: tuple[str, ...], size: int, designs: Sequence[object] | None = None
+    files: list[Path],
+    labels: list[int],
+    classes: tuple[str, ...],
+    size: int,
+    designs: Sequence[object] | None = None,
+    repeats: Sequence[int] | None = None,
 ) -> ImageSet:
     """Files as an :class:`ImageSet`; its fingerprint covers what the files hold, wherever they lie.
 
-    ``designs``: what each image shows, where several show the same.
+    ``designs``: what each image shows, where several show the same; ``repeats``: how often a pass sees each one.
     """
     contents = [content_hash(p, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     cluster = None
@@ -40,8 +45,16 @@ def image_set(
         torch.tensor(labels),
         classes,
         tuple(map(str, files)),
-        fingerprint_of(contents, labels, classes, size, *([] if cluster is None else [cluster.tolist()])),
+        fingerprint_of(
+            contents,
+            labels,
+            classes,
+            size,
+            *([] if cluster is None else [cluster.tolist()]),
+            *([] if repeats is None else ["repeats", repeats]),
+        ),
         cluster=cluster,
+        repeats=None if repeats is None else torch.tensor(repeats),
     )
 
 
@@ -57,26 +70,32 @@ def designs_of(folder: Path, files: Sequence[Path]) -> list[Path]:
     return [folder / parts[0] for parts in below]
 
 
-def load(source: Path, target: Path | None, size: int) -> Domains:
+def load(source: Path | Mapping[Path, int], target: Path | None, size: int) -> Domains:
     """Train on nine tenths of ``source``, validate on the rest, report on ``target`` (may be None).
 
-    Held out is every tenth image of a class, or of its designs every tenth with all its images (:func:`designs_of`).
-    Raises :class:`AsgError` for a missing or empty folder, a file that is no image, and a target
+    ``source``: a folder, or several, each with how often a pass sees its images; their classes are taken together.
+    Held out is every tenth image of a class of a folder, or of its designs every tenth with all its images
+    (:func:`designs_of`). Raises :class:`AsgError` for a missing or empty folder, a file that is no image, and a target
     class that the source lacks. Source classes without target images are allowed.
     """
-    synthetic = class_folders(source, "source")
-    if len(synthetic) < 2:
-        raise AsgError(f"{source} has one class only: a classifier needs at least two class folders.")
-    classes = tuple(synthetic)
-    train, held = [], []  # (file, label, design)
-    for label, (name, found) in enumerate(synthetic.items()):
-        files = found.images
-        if len(files) < 2:
-            raise AsgError(f"The class {name!r} has one image in {source}: one is needed to train, one to validate.")
-        designs = designs_of(found.folder, files)
-        number = {design: k for k, design in enumerate(dict.fromkeys(designs))}
-        for path, design in zip(files, designs, strict=True):
-            (held if number[design] % HELD_OUT == 1 else train).append((path, label, design))
+    sources = {source: 1} if isinstance(source, Path) else dict(source)
+    synthetic = {folder: class_folders(folder, "source") for folder in sources}
+    where = " and ".join(map(str, sources))
+    classes = tuple(sorted({name for named in synthetic.values() for name in named}, key=in_bytes))
+    if len(classes) < 2:
+        raise AsgError(f"{where} has one class only: a classifier needs at least two class folders.")
+    train, held = [], []  # (file, label, design, times)
+    for label, name in enumerate(classes):
+        before = len(held)
+        for folder, times in sources.items():
+            if (found := synthetic[folder].get(name)) is None:
+                continue
+            designs = designs_of(found.folder, found.images)
+            number = {design: k for k, design in enumerate(dict.fromkeys(designs))}
+            for path, design in zip(found.images, designs, strict=True):
+                (held if number[design] % HELD_OUT == 1 else train).append((path, label, design, times))
+        if len(held) == before:
+            raise AsgError(f"The class {name!r} has one image in {where}: one is needed to train, one to validate.")
     photos = None
     if target is not None:
         real = class_folders(target, "target")
@@ -89,9 +108,15 @@ def load(source: Path, target: Path | None, size: int) -> Domains:
         photos = image_set([p for p, _ in pairs], [y for _, y in pairs], classes, size)
     sets = []
     for rows in (train, held):
-        files, labels, designs = (list(column) for column in zip(*rows, strict=True))
-        sets.append(image_set(files, labels, classes, size, designs))
+        files, labels, designs, repeats = (list(column) for column in zip(*rows, strict=True))
+        repeated = repeats if rows is train and max(repeats) > 1 else None
+        sets.append(image_set(files, labels, classes, size, designs, repeated))
     return Domains(*sets, photos)
+
+
+def in_bytes(name: str) -> bytes:
+    """A name of :func:`~asg.data.scanner.name_of` as the bytes that folders are sorted by."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 def unlabelled(folder: Path, size: int) -> ImageSet:

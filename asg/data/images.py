@@ -31,7 +31,8 @@ class ImageSet(Dataset):
     ``decode(i)`` gives uint8 ``(H, W, 3)``; ``labels`` is ``(N,)`` over ``classes``; ``imagenet``
     is ``(N,)`` with the ImageNet class of each image or ``UNLABELLED``; ``names`` say which file an
     image came from; ``cluster`` is ``(N,)`` with the number of the design (model, font) that an image
-    shows, None where each shows its own; ``fingerprint`` changes whenever a pixel or label could; the augmentation,
+    shows, None where each shows its own; ``repeats`` is ``(N,)`` with how often a pass over the set sees each image,
+    None: once; ``fingerprint`` changes whenever a pixel or label could; the augmentation,
     which the configuration describes, is not part of it.
     """
 
@@ -42,6 +43,7 @@ class ImageSet(Dataset):
     fingerprint: str
     imagenet: torch.Tensor | None = None
     cluster: torch.Tensor | None = None
+    repeats: torch.Tensor | None = None
     augmentation: Callable[[np.ndarray, int, int], np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -89,7 +91,7 @@ def subset(images: Images, indices: Sequence[int]) -> Images:
     parts = {"names": tuple(images.names[i] for i in chosen), "decode": lambda i: images.decode(chosen[i])}
     parts |= {
         name: value[chosen]
-        for name in ("labels", "imagenet", "cluster")
+        for name in ("labels", "imagenet", "cluster", "repeats")
         if (value := getattr(images, name, None)) is not None
     }
     return replace(images, **parts, fingerprint=fingerprint_of(images.fingerprint, chosen))
@@ -252,6 +254,25 @@ class Draws(StepSampler):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for step, batch in enumerate(super().__iter__(), self.start):
             yield [(index, step) for index in batch]
+
+
+class Repeated(BatchSampler):
+    """Batches of ``kind`` in which each image comes as often in a pass as ``repeats`` ``(N,)`` says."""
+
+    drop_last = False
+
+    def __init__(
+        self, kind: type[StepSampler], repeats: torch.Tensor, images: int, batch: int, seed: int, start: int, stop: int
+    ) -> None:
+        self.image = torch.arange(images).repeat_interleave(repeats).tolist()
+        self.places, self.batch_size = kind(len(self.image), batch, seed, start, stop), batch
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __iter__(self) -> Iterator[list]:
+        for batch in self.places:
+            yield [(self.image[at[0]], at[1]) if isinstance(at, tuple) else self.image[at] for at in batch]
 
 
 def fingerprint_of(*parts: object) -> str:

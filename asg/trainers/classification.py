@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.utils.data import BatchSampler
 
 from asg import AsgError, processes, signals
 from asg.config import RunConfig
 from asg.data import load_domains
 from asg.data.augment import make_change
-from asg.data.images import Domains, Draws, StepSampler
+from asg.data.images import Domains, Draws, ImageSet, Repeated, StepSampler
 from asg.losses import proxy_guidance, task_loss
 from asg.metrics import answers as both_answers
 from asg.metrics import (
@@ -152,6 +153,12 @@ def make_evaluation(student: Student, domains: Domains, config: RunConfig, devic
     return evaluate
 
 
+def batches_of(config: RunConfig, source: ImageSet) -> Callable[..., BatchSampler]:
+    """How the batches of a run are drawn: with the step where images are augmented, some images more often."""
+    kind = Draws if config.augment else StepSampler
+    return kind if source.repeats is None else partial(Repeated, kind, source.repeats)
+
+
 def prepare(config: RunConfig, accelerator: Accelerator, domains: Domains | None = None) -> Task:
     """Data, network, objective and evaluation of a classification run; ``domains``: its data, if they were read."""
     domains = load_domains(config, domains)
@@ -169,7 +176,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, domains: Domains | None
     objective = make_objective(config, teacher, penalty, known)
     return Task(
         student, layer_groups(student), source, objective, evaluate, domains.validation, "accuracy",
-        batches=Draws if config.augment else StepSampler,
+        batches=batches_of(config, source),
         bulky=("predicted", "confidence"), final=partial(evaluate, final=True),
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ from torch.utils.data import BatchSampler, Dataset
 from asg import AsgError, processes
 from asg.config import RunConfig
 from asg.data import read_domains, unlabelled, with_truth
-from asg.data.images import UNLABELLED, StepSampler, make_folder, same_size, total_steps
+from asg.data.images import UNLABELLED, Draws, StepSampler, make_folder, same_size, total_steps
 from asg.dense_losses import segmentation_loss
 from asg.pseudo_labels import (
     ConfidenceHistograms,
@@ -83,16 +83,27 @@ class Union(Dataset):
 
 
 class Halves(BatchSampler):
-    """Batches that are half source, half target (fewer where fewer are chosen), in turn; resumes like StepSampler."""
+    """Batches that are half source, half target (fewer where fewer are chosen), in turn; resumes like StepSampler.
+
+    ``ours`` and ``theirs`` draw the two parts.
+    """
 
     drop_last = False
 
     def __init__(
-        self, kind: type[StepSampler], source: int, images: int, batch: int, seed: int, start: int, stop: int
+        self,
+        ours: Callable[..., BatchSampler],
+        theirs: type[StepSampler],
+        source: int,
+        images: int,
+        batch: int,
+        seed: int,
+        start: int,
+        stop: int,
     ) -> None:
         share = min(batch // 2, images - source)
         self.batch_size, self.source = batch, source
-        self.parts = kind(source, batch - share, seed, start, stop), kind(images - source, share, seed, start, stop)
+        self.parts = ours(source, batch - share, seed, start, stop), theirs(images - source, share, seed, start, stop)
 
     def __len__(self) -> int:
         return len(self.parts[0])
@@ -228,7 +239,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, number: int, before: di
         objective=make_objective(len(task.images), labeller, how.mrkld),
         evaluate=lambda now: {**task.evaluate(now), **report},
         final=task.final and (lambda now: {**task.final(now), **report}),
-        batches=partial(Halves, task.batches, len(task.images)),
+        batches=partial(Halves, task.batches, Draws if is_dense(config) else StepSampler, len(task.images)),
         bulky=(),
     )
 
