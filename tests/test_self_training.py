@@ -69,11 +69,17 @@ def test_a_batch_is_half_source_and_half_target(kind):
 
 
 def test_a_batch_has_no_more_target_images_than_are_chosen():
-    assert all(len(batch) == 4 and sum(i >= 5 for i in batch) == 1 for batch in Halves(StepSampler, 5, 6, 4, 0, 0, 7))
+    assert all(
+        len(batch) == 4 and sum(i >= 5 for i in batch) == 1
+        for batch in Halves(StepSampler, StepSampler, 5, 6, 4, 0, 0, 7)
+    )
 
 
 def test_batches_go_on_where_they_stopped():
-    assert list(Halves(StepSampler, 10, 16, 6, 3, 4, 9)) == list(Halves(StepSampler, 10, 16, 6, 3, 0, 9))[4:]
+    assert (
+        list(Halves(StepSampler, StepSampler, 10, 16, 6, 3, 4, 9))
+        == list(Halves(StepSampler, StepSampler, 10, 16, 6, 3, 0, 9))[4:]
+    )
 
 
 def test_the_union_has_the_targets_images_without_their_labels(workplace):
