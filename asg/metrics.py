@@ -119,19 +119,22 @@ def evaluate_photos(
     - ``product``: accuracy of the product of both heads' class probabilities (departure 9, ours).
     - ``predicted``, ``confidence``: the :func:`answers`.
     - ``ece``: expected calibration error :math:`\sum_b \frac{n_b}{N} |\mathrm{acc}_b - \mathrm{conf}_b|` of these.
+
+    Of images without any label ``agreement``, ``predicted`` and ``confidence`` alone.
     """
     count = len(photos.classes)
     (predicted, confidence), top1 = answers(plain[0], mirrored[0]), plain[1].argmax(1)
+    agreement = float((top1 == reference.argmax(1)).float().mean())
+    answered = {"predicted": predicted.tolist(), "confidence": [round(c, 4) for c in confidence.tolist()]}
+    if bool((photos.labels == UNLABELLED).all()):
+        return {"agreement": agreement, **answered}
     per_class = accuracy_per_class(predicted, photos.labels, count)
     numbers = {
         "accuracy": float(per_class.nanmean()),
         "overall": float((predicted == photos.labels).float().mean()),
         "per_class": {c: float(a) for c, a in zip(photos.classes, per_class, strict=True) if not a.isnan()},
-        "agreement": float((top1 == reference.argmax(1)).float().mean()),
-    }
-    numbers |= {
-        "predicted": predicted.tolist(),
-        "confidence": [round(c, 4) for c in confidence.tolist()],
+        "agreement": agreement,
+        **answered,
         "ece": float(binary_calibration_error(confidence, (predicted == photos.labels).long(), n_bins=BINS)),
     }
     if photos.imagenet is not None and (known := photos.imagenet != UNLABELLED).any():

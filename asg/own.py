@@ -12,7 +12,7 @@ from asg import AsgError, model_files, processes, records
 from asg.config import RunConfig, make_config
 from asg.data import folder_scenes, read_domains, unlabelled
 from asg.data.images import Domains, make_folder
-from asg.data.scanner import Found, class_folders, images_below
+from asg.data.scanner import Found, class_folders, has_class_folders, images_below
 from asg.data.segmentation import SegmentationDomains
 from asg.dense_models import DenseStudent
 from asg.models import Student
@@ -59,6 +59,8 @@ def read_below(what: str, folder: Path, config: RunConfig) -> str:
     """What is read below a folder of class folders, or of images and masks, and what is left out, in one line."""
     if is_dense(config):
         return f"{what} {folder}: {images_below(folder / folder_scenes.IMAGES)}, each with a mask"
+    if what == "target" and not has_class_folders(folder):
+        return f"{what} {folder}: {images_below(folder)}; without class folders they have no labels to report on"
     classes = class_folders(folder, what)
     left_out = {path: why for found in classes.values() for path, why in found.left_out.items()}
     whole = Found(folder, [path for found in classes.values() for path in found.images], left_out)

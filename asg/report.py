@@ -31,7 +31,7 @@ from asg.data.segmentation import SegmentationDomains, SegmentationSet
 from asg.dense_metrics import confusion_matrix
 from asg.dense_models import DenseStudent, predict
 from asg.recipes import is_dense
-from asg.report_warnings import labelled_target, percent, warnings_of, wilson
+from asg.report_warnings import labelled_target, percent, unlabelled_target, warnings_of, wilson
 from asg.trainers.segmentation import OVERLAP, WINDOW
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -196,13 +196,21 @@ def shown_matrix(confusion: Tensor, classes: Sequence[str]) -> Matrix:
 
 @dataclass(frozen=True)
 class Example:
-    """A target image with its class, the model's answer, how sure it is, and its file; ``picture`` None: it is gone."""
+    """A target image with its class, the model's answer, how sure it is, and its file.
+
+    ``picture`` None: it is gone; ``truth`` None: it has no label.
+    """
 
     picture: str | None
-    truth: str
+    truth: str | None
     answer: str
     confidence: float
     file: str
+
+    @property
+    def said(self) -> str:
+        """``truth → answer``, or the answer alone."""
+        return self.answer if self.truth is None else f"{self.truth} → {self.answer}"
 
 
 def examples(final: dict, target: ImageSet, root: str | None) -> dict[str, list[Example]]:
@@ -227,6 +235,38 @@ def examples(final: dict, target: ImageSet, root: str | None) -> dict[str, list[
         return Example(picture(target, i), truth, answer, confidence[i], below(target.names[i], root))
 
     groups = {"Wrong, the surest first": wrong, "Least sure": unsure, "Right": right}
+    return {title: [shown(i) for i in chosen] for title, chosen in groups.items() if chosen}
+
+
+@dataclass(frozen=True)
+class Answered:
+    """How many images without label were answered with a class, and how sure the model was, on the mean."""
+
+    name: str
+    images: int
+    confidence: float | None  # None: no image
+
+
+def answers_of(final: dict, classes: Sequence[str]) -> list[Answered]:
+    """A row a class, the commonest answer first."""
+    sure: dict[int, list[float]] = {k: [] for k in range(len(classes))}
+    for k, confidence in zip(final["predicted"], final["confidence"], strict=True):
+        sure[k].append(confidence)
+    rows = [Answered(classes[k], len(c), sum(c) / len(c) if c else None) for k, c in sure.items()]
+    return sorted(rows, key=lambda row: -row.images)
+
+
+def unlabelled_examples(final: dict, target: ImageSet, root: str | None) -> dict[str, list[Example]]:
+    """The images that the model is least and most sure of; nobody knows which answers are right."""
+    confidence = final["confidence"]
+    order = sorted(range(len(confidence)), key=lambda i: confidence[i])
+    unsure, sure = order[:WRONG], order[::-1][: min(RIGHT, max(0, len(order) - WRONG))]
+
+    def shown(i: int) -> Example:
+        answer = target.classes[final["predicted"][i]]
+        return Example(picture(target, i), None, answer, confidence[i], below(target.names[i], root))
+
+    groups = {"Least sure": unsure, "Surest": sure}
     return {title: [shown(i) for i in chosen] for title, chosen in groups.items() if chosen}
 
 
@@ -433,6 +473,11 @@ def page(
             "pairs": confused_pairs(confusion, target.classes),
             "examples": examples(final, target, config.target),
         }
+    if (photos_alone := unlabelled_target(result, domains)) is not None:
+        parts = {
+            "answers": answers_of(final, photos_alone.classes),
+            "examples": unlabelled_examples(final, photos_alone, config.target),
+        }
     return environment.from_string(TEMPLATE.read_text("utf-8")).render(
         result=result, config=config, final=final, target=target,
         held=domains.validation, source=domains.source, warnings=warnings_of(result, config, domains),
@@ -440,5 +485,5 @@ def page(
         curves=curves(result, measure), drift=drift_bars(final["drift"]), first=result["evaluations"][0],
         left=left_of_imagenet(result["evaluations"][0], final),
         rounds=adaptation_rounds(result["evaluations"]), settings=settings(config), made_by=made_by,
-        ending=ending(config), **{"rows": None, "matrix": None, "pairs": None, "examples": None, **parts},
+        ending=ending(config), **{**dict.fromkeys(("rows", "matrix", "pairs", "examples", "answers")), **parts},
     )  # fmt: skip

@@ -113,8 +113,13 @@ def wilson(right: int, images: int) -> tuple[float, float]:
 
 
 def labelled_target(result: dict, domains: Domains | SegmentationDomains) -> ImageSet | None:
-    """The target, where there is one and the result holds an answer for each of its images."""
-    return domains.target if "predicted" in result["final"] else None
+    """The target, where it has labels and the result holds an answer for each of its images."""
+    return domains.target if {"predicted", "accuracy"} <= result["final"].keys() else None
+
+
+def unlabelled_target(result: dict, domains: Domains | SegmentationDomains) -> ImageSet | None:
+    """The target, where it has no labels and the result holds an answer for each of its images."""
+    return domains.target if "predicted" in result["final"] and "accuracy" not in result["final"] else None
 
 
 def warnings_of(result: dict, config: RunConfig, domains: Domains | SegmentationDomains) -> list[str]:

@@ -136,12 +136,17 @@ def test_a_folder_is_missing(workplace, image_folders, which, is_file):
     sentence(lambda: run(own(**folders)), which, wrong, "give a folder")
 
 
-@pytest.mark.parametrize("which", ["source", "target"])
-def test_a_folder_without_class_folders(workplace, image_folders, which):
+def test_a_source_without_class_folders(workplace, image_folders):
     flat = workplace.data / "flat"
     flat.mkdir()
     shutil.copy(image_folders.source / "apple" / "00.png", flat)
-    sentence(lambda: run(own(**{**vars(image_folders), which: flat})), flat, "class folders")
+    sentence(lambda: run(own(**{**vars(image_folders), "source": flat})), flat, "class folders")
+
+
+def test_an_empty_target(workplace, image_folders):
+    flat = workplace.data / "flat"
+    flat.mkdir()
+    sentence(lambda: run(own(**{**vars(image_folders), "target": flat})), flat, "put unlabelled images into it")
 
 
 @pytest.mark.parametrize("which", ["source", "target"])

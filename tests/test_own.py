@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bs4 import BeautifulSoup
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -370,3 +371,24 @@ def test_a_source_is_given_once_and_its_name_may_hold_an_equals_sign(tmp_path):
     assert parse_sources([str(odd), f"{odd}=2", "b=2"][::2]) == {odd: 1, Path("b"): 2}
     with pytest.raises(AsgError, match="given twice"):
         parse_sources(["b", "b=2"])
+
+
+def test_photos_without_class_folders_are_answered_and_not_judged(workplace, image_folders):
+    photos, out = workplace.data / "photos", workplace.data / "model"
+    photos.mkdir()
+    for k, path in enumerate(sorted(image_folders.target.rglob("*.png"))):
+        path.rename(photos / f"{k}.png")
+    said = []
+    result = own.model_of(image_folders.source, photos, out, TINY, "cpu", say=said.append)
+    count = len(list(photos.iterdir()))
+    assert f"target {photos}: {count} images; without class folders they have no labels to report on" in said
+    final = result["final"]
+    assert len(final["predicted"]) == count and 0 <= final["agreement"] <= 1
+    assert not {"accuracy", "overall", "per_class", "ece"} & final.keys() and result["best_on_target"] is None
+    labels = [one.answers[0][0] for one in predict.predict(out, sorted(photos.iterdir(), key=lambda p: p.name))]
+    assert labels == [("apple", "boat", "cup")[k] for k in final["predicted"]]
+    page = BeautifulSoup((out / "report.html").read_text("utf-8"), "html.parser")
+    table = page.find("h2", string="What the target is taken for").find_next("table")
+    rows = {row.th.get_text(): int(row.td.get_text()) for row in table.tbody.select("tr")}
+    assert rows == {name: labels.count(name) for name in ("apple", "boat", "cup")}
+    assert len(page.select(".gallery img")) == count

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 from asg import AsgError
 from asg.data.images import UNLABELLED, Domains, ImageSet, fingerprint_of
 from asg.data.pixels import read_pixels
-from asg.data.scanner import class_folders, images_below
+from asg.data.scanner import class_folders, has_class_folders, images_below
 
 HELD_OUT = 10  # every tenth source image, or design, is held out for validation (departure 4)
 DESIGNS = 5  # sub-folders of a class from which on each is taken for a design of its own
@@ -76,7 +77,8 @@ def load(source: Path | Mapping[Path, int], target: Path | None, size: int) -> D
     ``source``: a folder, or several, each with how often a pass sees its images; their classes are taken together.
     Held out is every tenth image of a class of a folder, or of its designs every tenth with all its images
     (:func:`designs_of`). Raises :class:`AsgError` for a missing or empty folder, a file that is no image, and a target
-    class that the source lacks. Source classes without target images are allowed.
+    class that the source lacks. Source classes without target images are allowed. A target without class folders has
+    no labels.
     """
     sources = {source: 1} if isinstance(source, Path) else dict(source)
     synthetic = {folder: class_folders(folder, "source") for folder in sources}
@@ -97,7 +99,9 @@ def load(source: Path | Mapping[Path, int], target: Path | None, size: int) -> D
         if len(held) == before:
             raise AsgError(f"The class {name!r} has one image in {where}: one is needed to train, one to validate.")
     photos = None
-    if target is not None:
+    if target is not None and not has_class_folders(target):
+        photos = replace(unlabelled(target, size), classes=classes)
+    elif target is not None:
         real = class_folders(target, "target")
         if unknown := sorted(set(real) - set(classes)):
             raise AsgError(

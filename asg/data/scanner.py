@@ -89,6 +89,11 @@ def images_below(folder: Path) -> Found:
     return found
 
 
+def has_class_folders(folder: Path) -> bool:
+    """Whether anything but images lies in a folder that is there; False: they have no labels."""
+    return not folder.is_dir() or any(path.is_dir() for path in entries(folder) if not is_hidden(path))
+
+
 def class_folders(folder: Path, what: str) -> dict[str, Found]:
     """Class → what is below its folder, sorted by name.
 
