@@ -208,7 +208,7 @@ def test_predict_on_the_target_folder_repeats_the_evaluation(workplace, image_fo
     """Class by class and probability by probability what ``final`` holds, also in batches that do not divide."""
     out, target = workplace.data / "model", image_folders.target
     final = model_of(image_folders.source, target, out, TINY, "cpu")["final"]
-    monkeypatch.setattr(own, "evaluation_batch", lambda device: batch)
+    monkeypatch.setattr(predict, "evaluation_batch", lambda device: batch)
     _, config, classes = model_files.load_model(out)
     photos = [Path(name) for name in read_domains(config).target.names]
     assert sorted(photos) == sorted(target.rglob("*.png"))
@@ -228,7 +228,7 @@ def test_predict_and_the_evaluation_answer_alike_where_their_former_rules_differ
     model_of(image_folders.source, image_folders.target, out, TINY, "cpu")
     divided(out)
     student, config, classes = model_files.load_model(out)
-    monkeypatch.setattr(own, "mirrored", lambda config: mirror)
+    monkeypatch.setattr(predict, "mirrored", lambda config: mirror)
     domains = replace(read_domains(config), mirror=mirror)
     cpu = torch.device("cpu")
     plain, other = (forward_all(student, domains.target, 64, cpu, mirror=m)[0] for m in (False, True))

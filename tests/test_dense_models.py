@@ -564,7 +564,7 @@ def test_a_run_trains_the_heads_statistics_and_evaluates_with_what_they_have_bec
     workplace, tmp_path, monkeypatch, kind: str
 ):
     """Also after a stop: a run that goes on ends with the same network, statistics included."""
-    monkeypatch.setattr(segmentation, "imagenet_network", lambda config: (tiny_resnet(), NORMALISATION))
+    monkeypatch.setattr(dense_models, "imagenet_network", lambda config: (tiny_resnet(), NORMALISATION))
     monkeypatch.setattr(dense_models, "WIDTH", 8)  # checkpoints are written at every step
     modes = []
     honest = segmentation.make_objective
