@@ -320,7 +320,7 @@ def own(workplace, image_folders, tmp_path):
 
 
 def adapt_own(source, photos, model, out, *settings: str) -> None:
-    adapt(model, source, photos, out, [f"{k}={v}" for k, v in ADAPT.items()] + list(settings), "cpu")
+    adapt(model, [str(source)], photos, out, [f"{k}={v}" for k, v in ADAPT.items()] + list(settings), "cpu")
 
 
 def test_a_model_of_own_folders_is_adapted_to_unlabelled_photos(own, capsys):
