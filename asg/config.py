@@ -13,14 +13,8 @@ from asg import AsgError
 
 Model = TypeVar("Model", bound=BaseModel)
 NAMED_WEIGHTS = ("pretrained", "random", "lite0", "lite1", "lite2")  # else a state-dict file
-PLACES = (
-    "source",
-    "sources",
-    "target",
-    "source_list",
-    "class_list",
-    "workers",
-)  # where the data of a run lie, and who reads them
+# Where the data of a run lie, and who reads them.
+PLACES = ("source", "sources", "target", "source_list", "class_list", "workers")
 # What a policy sees, in the order of the reference's state.
 STATISTICS = ("task", "guidance", "progress", "mean", "std")
 
@@ -254,6 +248,8 @@ class RunConfig(BaseModel):
             )
         if self.sources and (self.data != "folder" or min(self.sources.values()) < 1):
             raise ValueError("sources are of data = folder only, each with a whole number from 1 on")
+        if self.sources and self.epochs and max(self.sources.values()) > 1:
+            raise ValueError("epochs count every image once, and sources say more: give steps")
         if self.data == "folder-scenes" and not self.source:
             raise ValueError("data = folder-scenes needs source, a folder with images/ and masks/")
         if self.data != "folder-scenes" and self.class_list:

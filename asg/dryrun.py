@@ -11,10 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from asg import AsgError, records
 from asg.config import RunConfig
 from asg.controllers import make_controller, rate_groups
-from asg.data import SEGMENTATION, data_root, read_domains, street, unlabelled, visda
+from asg.data import data_root, read_domains, street, unlabelled, visda
 from asg.data.images import StepSampler, total_steps
 from asg.dense_models import DenseStudent
 from asg.models import Student, layer_groups
+from asg.recipes import is_dense
 from asg.trainers import classification, segmentation
 from asg.trainers.loop import evaluation_steps
 from asg.trainers.regularisers import contrast
@@ -131,7 +132,7 @@ def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
         raise AsgError(f"--tflops {tflops:g}: a throughput is above 0.")
     (train, held_out, photos), adapted, classes, counted = count(config)
     steps = len(StepSampler(train, config.batch, config.seed, 0, total_steps(config, train)))
-    task, dense = base_of(config), config.data in SEGMENTATION
+    task, dense = base_of(config), is_dense(config)
     student = task.build(config.model_copy(update={"weights": "random"}), classes).to("meta")
     shared = rate_groups(planned(config), student, layer_groups(student))
     controller = make_controller(planned(config), shared, train)  # says where a policy does not fit

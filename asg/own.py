@@ -11,6 +11,7 @@ from pathlib import Path
 from asg import AsgError, model_files, processes, records
 from asg.config import RunConfig, make_config
 from asg.data import folder_scenes, read_domains, unlabelled
+from asg.data.folder import times_of
 from asg.data.images import Domains, make_folder
 from asg.data.scanner import Found, class_folders, has_class_folders, images_below
 from asg.data.segmentation import SegmentationDomains
@@ -115,11 +116,6 @@ def model_of(
 
         processes.once(keep)
     return result
-
-
-def times_of(source: Path | Mapping[Path, int]) -> dict[Path, int]:
-    """Folder → how often a pass sees its images, of one folder or several."""
-    return {source: 1} if isinstance(source, Path) else dict(source)
 
 
 def source_fields(sources: Mapping[Path, int]) -> dict:

@@ -51,15 +51,16 @@ NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # a date wou
 
 @dataclass(frozen=True)
 class Measure:
-    """What a task is judged by: its field in an evaluation of the target, and its name."""
+    """What a task is judged by: its field in an evaluation of the target, its name, alone and as a title."""
 
     field: str
     name: str
+    title: str
     of_target: str
 
 
-ACCURACY = Measure("accuracy", "accuracy", "accuracy on the target (mean per class)")
-MIOU = Measure("miou", "mIoU", "mIoU on the target")
+ACCURACY = Measure("accuracy", "accuracy", "Accuracy", "accuracy on the target (mean per class)")
+MIOU = Measure("miou", "mIoU", "mIoU", "mIoU on the target")
 
 
 def measure_of(config: RunConfig) -> Measure:
@@ -230,12 +231,15 @@ def examples(final: dict, target: ImageSet, root: str | None) -> dict[str, list[
             rank[i] = seen[labels[i]] = seen.get(labels[i], 0) + 1
     right = sorted(rank, key=lambda i: rank[i])[:RIGHT]  # of each class the surest one first
 
-    def shown(i: int) -> Example:
-        truth, answer = target.classes[labels[i]], target.classes[predicted[i]]
-        return Example(picture(target, i), truth, answer, confidence[i], below(target.names[i], root))
-
     groups = {"Wrong, the surest first": wrong, "Least sure": unsure, "Right": right}
-    return {title: [shown(i) for i in chosen] for title, chosen in groups.items() if chosen}
+    return {title: [example(final, target, i, root) for i in chosen] for title, chosen in groups.items() if chosen}
+
+
+def example(final: dict, target: ImageSet, i: int, root: str | None) -> Example:
+    """One target image with what is said of it."""
+    label, answer = int(target.labels[i]), target.classes[final["predicted"][i]]
+    truth = None if label == UNLABELLED else target.classes[label]
+    return Example(picture(target, i), truth, answer, final["confidence"][i], below(target.names[i], root))
 
 
 @dataclass(frozen=True)
@@ -262,12 +266,8 @@ def unlabelled_examples(final: dict, target: ImageSet, root: str | None) -> dict
     order = sorted(range(len(confidence)), key=lambda i: confidence[i])
     unsure, sure = order[:WRONG], order[::-1][: min(RIGHT, max(0, len(order) - WRONG))]
 
-    def shown(i: int) -> Example:
-        answer = target.classes[final["predicted"][i]]
-        return Example(picture(target, i), None, answer, confidence[i], below(target.names[i], root))
-
     groups = {"Least sure": unsure, "Surest": sure}
-    return {title: [shown(i) for i in chosen] for title, chosen in groups.items() if chosen}
+    return {title: [example(final, target, i, root) for i in chosen] for title, chosen in groups.items() if chosen}
 
 
 def below(name: str, root: str | None) -> str:
@@ -387,10 +387,7 @@ def curves(result: dict, measure: Measure) -> list[Drawing]:
     """What the task is judged by, agreement and divergence over the steps, each if measured; which images, below."""
     held, target = ("held-out images (synthetic)", SYNTHETIC), ("target images (real)", REAL)
     panels = {
-        f"{measure.name[0].upper() if measure is ACCURACY else measure.name[0]}{measure.name[1:]}, %": (
-            {"validation": held, measure.field: target},
-            100.0,
-        ),
+        f"{measure.title}, %": ({"validation": held, measure.field: target}, 100.0),
         "Agreement with the ImageNet network, %": ({"agreement": target}, 100.0),
         "Divergence from the ImageNet network (KL), nats": ({"kl": held}, 1.0),
     }
@@ -462,8 +459,8 @@ def page(
         autoescape=True, finalize=readable, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = percent
-    measure, photos = measure_of(config), domains.target if measure_of(config).field in result["final"] else None
-    final, target = result["final"], labelled_target(result, domains)
+    final, target, measure = result["final"], labelled_target(result, domains), measure_of(config)
+    photos = domains.target if measure.field in final else None
     parts: dict[str, object] = {}
     if target is not None:
         confusion = confusion_matrix(torch.tensor(final["predicted"]), target.labels, len(target.classes))

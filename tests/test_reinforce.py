@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from asg.config import MetaConfig, make_config
 from asg.controllers.learned import Policy, Spec
-from asg.reinforce import REWARDS, Learning, Progress, Window, product_of_means, reinforce_loss, returns
+from asg.reinforce import REWARDS, Learning, Progress, Window, mean_ratios, product_of_means, reinforce_loss, returns
 from asg_book.experiments import PROFILES, policy_config
 
 
@@ -260,3 +260,10 @@ def test_on_a_quadratic_the_trained_policy_beats_the_random_one():
 
     low, _ = gain(META, cost)
     assert low > 0
+
+
+def test_an_episode_that_diverged_before_its_first_decision_has_no_ratios():
+    decisions = [{"step": 2, "ratios": [0.5, 1.0]}, {"step": 4, "ratios": [0.0, 0.5]}]
+    for made, expected in (([], {}), (decisions, {"stem": 0.25, "head": 0.75})):
+        controller = SimpleNamespace(report=lambda made=made: {"parts": ["stem", "head"], "decisions": made})
+        assert mean_ratios(controller) == expected

@@ -15,7 +15,6 @@ from asg.data.images import UNLABELLED, Domains, Images, ImageSet, fingerprint_o
 from asg.data.looks import reduced
 from asg.data.segmentation import SegmentationDomains, SegmentationSet
 from asg.places import place
-from asg.recipes import SEGMENTATION as SEGMENTATION
 from asg.recipes import version
 
 

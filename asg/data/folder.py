@@ -80,7 +80,7 @@ def load(source: Path | Mapping[Path, int], target: Path | None, size: int) -> D
     class that the source lacks. Source classes without target images are allowed. A target without class folders has
     no labels.
     """
-    sources = {source: 1} if isinstance(source, Path) else dict(source)
+    sources = times_of(source)
     synthetic = {folder: class_folders(folder, "source") for folder in sources}
     where = " and ".join(map(str, sources))
     classes = tuple(sorted({name for named in synthetic.values() for name in named}, key=in_bytes))
@@ -118,6 +118,11 @@ def load(source: Path | Mapping[Path, int], target: Path | None, size: int) -> D
     return Domains(*sets, photos)
 
 
+def times_of(source: Path | Mapping[Path, int]) -> dict[Path, int]:
+    """Folder → how often a pass sees its images, of one folder or several."""
+    return {source: 1} if isinstance(source, Path) else dict(source)
+
+
 def in_bytes(name: str) -> bytes:
     """A name of :func:`~asg.data.scanner.name_of` as the bytes that folders are sorted by."""
     return name.encode("utf-8", "surrogateescape")
@@ -125,12 +130,18 @@ def in_bytes(name: str) -> bytes:
 
 def unlabelled(folder: Path, size: int) -> ImageSet:
     """Every image of a folder and its sub-folders, of no class (labels: UNLABELLED)."""
+    files = unlabelled_files(folder)
+    return image_set(files, [UNLABELLED] * len(files), (), size)
+
+
+def unlabelled_files(folder: Path) -> list[Path]:
+    """Every image of a folder and its sub-folders; :class:`AsgError` where it is missing or has none."""
     if not folder.is_dir():
         raise AsgError(f"The folder {folder} of unlabelled images does not exist.")
     found = images_below(folder)
     if not found.images:
         raise AsgError(f"The folder {folder} holds {found}: put unlabelled images into it.")
-    return image_set(found.images, [UNLABELLED] * len(found.images), (), size)
+    return found.images
 
 
 def export(images: ImageSet, to: Path, classes: tuple[str, ...], per_class: int) -> Path:

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from asg import AsgError
-from asg.data.folder import HELD_OUT, content_hash
+from asg.data.folder import HELD_OUT, content_hash, unlabelled_files
 from asg.data.images import UNLABELLED, fingerprint_of, shorter_side
 from asg.data.masks import BEYOND, LISTS, ClassList, find_list, known, list_of_masks, read_list, read_mask, values_of
 from asg.data.pixels import read_photo, upright_size
@@ -139,12 +139,8 @@ def photos_of(folder: Path) -> Path:
 
 def unlabelled(folder: Path, classes: tuple[str, ...], size: int) -> SegmentationSet:
     """Every image of a folder and its sub-folders (:func:`photos_of`), its pixels of no class (UNLABELLED)."""
-    if not folder.is_dir():
-        raise AsgError(f"The folder {folder} of unlabelled images does not exist.")
-    below = images_below(folder := photos_of(folder))
-    if not below.images:
-        raise AsgError(f"The folder {folder} holds {below}: put unlabelled images into it.")
-    return pair_set(folder, [(path, None) for path in below.images], ClassList(classes, {}), size)
+    photos = photos_of(folder)
+    return pair_set(photos, [(path, None) for path in unlabelled_files(photos)], ClassList(classes, {}), size)
 
 
 def export(images: SegmentationSet, to: Path, count: int) -> Path:

@@ -90,7 +90,7 @@ def images_below(folder: Path) -> Found:
 
 
 def has_class_folders(folder: Path) -> bool:
-    """Whether anything but images lies in a folder that is there; False: they have no labels."""
+    """Whether a folder has sub-folders, which say what images show; of a missing one :func:`class_folders` tells."""
     return not folder.is_dir() or any(path.is_dir() for path in entries(folder) if not is_hidden(path))
 
 

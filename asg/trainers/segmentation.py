@@ -203,7 +203,7 @@ def make_evaluation(
 
 
 def crops(config: RunConfig) -> Augmentation:
-    """The random crops of a run; mirrored, unless a mirror image is not known to show the same classes."""
+    """The random crops of a run; mirrored, unless a mirror image is not known to show the same (departure 42)."""
     return Augmentation(crop=config.crop, seed=config.seed, mirror=mirrored(config) is not False)
 
 

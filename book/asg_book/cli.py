@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from tqdm import tqdm
 
-from asg import AsgError
+from asg import AsgError, places
 from asg.cli import Device, Settings, app, main, parse_settings
 from asg.config import MetaConfig, RunConfig
 from asg_book.experiments import BOOK, EPISODES, EXPERIMENTS, POLICIES, PROFILES, Experiment, get, policy_config
@@ -242,9 +242,9 @@ Own = Annotated[Path | None, typer.Option(help="Your own renders, a sub-folder a
 
 
 def meta_of(name: str, profile: str, settings: list[str], source: Path | None, out: Path | None) -> MetaConfig:
-    """The meta-training that a command asks for; one on own renders needs a file of its own."""
-    if source is not None and out is None:
-        raise AsgError("A policy of your own renders needs a place: give --out FILE.")
+    """The meta-training that a command asks for; policies/ is no place for own renders, nor in an installed package."""
+    if out is None and (source is not None or not places.is_checkout()):
+        raise AsgError("The policy needs a place: give --out FILE.")
     return policy_config(name, profile, parse_settings(settings), source)
 
 
