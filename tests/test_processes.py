@@ -110,7 +110,7 @@ def arms(tmp_path: Path) -> dict[str, tuple[str, RunConfig]]:
         "relative gradients": ("run", toy(control={"kind": "auto-rgn"})),
         "projected by passes": ("run", toy(project={"kind": "tpgm", "iterations": 2})),
         "projected by steps": ("run", toy(project={"kind": "ftp"})),
-        "scenes": ("run", toy(**{**scenes, "guidance": 100.0}, cap=0.02)),
+        "scenes": ("run", toy(**scenes, cap=0.002)),
         "crops": ("run", toy(**scenes, crop=48)),
         "adapted": ("run", toy(steps=40, warmup=4, adapt=adapt)),
         "rounds": ("rounds alone", toy(adapt=rounds)),
