@@ -59,13 +59,20 @@ def refuse_inside(out: Path, *images: Path | None) -> None:
 def read_below(what: str, folder: Path, config: RunConfig) -> str:
     """What is read below a folder of class folders, or of images and masks, and what is left out, in one line."""
     if is_dense(config):
+        if what == "target" and not folder_scenes.has_masks(folder):
+            return told_without_labels(folder_scenes.photos_of(folder), "masks/")
         return f"{what} {folder}: {images_below(folder / folder_scenes.IMAGES)}, each with a mask"
     if what == "target" and not has_class_folders(folder):
-        return f"{what} {folder}: {images_below(folder)}; without class folders they have no labels to report on"
+        return told_without_labels(folder, "class folders")
     classes = class_folders(folder, what)
     left_out = {path: why for found in classes.values() for path, why in found.left_out.items()}
     whole = Found(folder, [path for found in classes.values() for path in found.images], left_out)
     return f"{what} {folder}: {whole.told(f' of {len(classes)} classes')}"
+
+
+def told_without_labels(folder: Path, lacking: str) -> str:
+    """The line about a target that is answered and not judged."""
+    return f"target {folder}: {images_below(folder)}; without {lacking} they have no labels to report on"
 
 
 def model_of(

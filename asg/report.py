@@ -298,9 +298,9 @@ class Scene:
     """A scene three times: as it is, its labels over it, and the answers over it; ``right``: share of its pixels."""
 
     picture: str
-    truth: str
+    truth: str | None  # None: no pixel is labelled, and so none is right
     answer: str
-    right: float | None  # None: no pixel is labelled
+    right: float | None
     file: str
 
 
@@ -313,9 +313,12 @@ def answered(network: DenseStudent, images: SegmentationSet) -> list[Scene]:
         logits = predict(network, torch.from_numpy(np.array(pixels)).permute(2, 0, 1), WINDOW, OVERLAP)
         answer, labelled = logits.argmax(0).cpu().numpy(), labels != UNLABELLED
         photo = Image.fromarray(pixels)
-        shown = [photo, laid_over(photo, labels, colours), laid_over(photo, answer, colours)]
-        right = float((answer == labels)[labelled].mean()) if labelled.any() else None
-        scenes.append(Scene(*(encoded(one) for one in shown), right, images.names[i]))
+        truth, right = None, None
+        if labelled.any():
+            truth = encoded(laid_over(photo, labels, colours))
+            right = float((answer == labels)[labelled].mean())
+        answered_over = encoded(laid_over(photo, answer, colours))
+        scenes.append(Scene(encoded(photo), truth, answered_over, right, images.names[i]))
     return scenes
 
 
@@ -478,7 +481,8 @@ def page(
     return environment.from_string(TEMPLATE.read_text("utf-8")).render(
         result=result, config=config, final=final, target=target,
         held=domains.validation, source=domains.source, warnings=warnings_of(result, config, domains),
-        measure=measure, photos=photos, scenes=scenes, legend=legend(domains.source), dense=is_dense(config),
+        measure=measure, photos=photos, scenes=scenes, scenes_of_target=domains.target is not None,
+        legend=legend(domains.source), dense=is_dense(config),
         curves=curves(result, measure), drift=drift_bars(final["drift"]), first=result["evaluations"][0],
         left=left_of_imagenet(result["evaluations"][0], final),
         rounds=adaptation_rounds(result["evaluations"]), settings=settings(config), made_by=made_by,

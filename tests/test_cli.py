@@ -298,7 +298,9 @@ def test_a_model_between_is_half_way_and_reported_last(workplace, image_folders)
 
 
 def test_an_unknown_recipe_is_answered_with_those_there_are() -> None:
-    with pytest.raises(AsgError, match="There is no recipe 'magic' of classification: choose from guidance, plain, wise-ft"):
+    with pytest.raises(
+        AsgError, match="There is no recipe 'magic' of classification: choose from guidance, plain, wise-ft"
+    ):
         own.recipe("magic")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -258,6 +259,30 @@ def test_unlabelled_photos_are_not_their_masks(scenes):
     assert len(photos) == 4 and photos.classes == NAMES
     assert set(photos[0][2].unique().tolist()) == {UNLABELLED}
     assert read_domains(config).target is None
+
+
+def test_a_target_without_masks_is_answered_and_not_judged(workplace, scenes, tmp_path):
+    shutil.rmtree(scenes.target / "masks")
+    out, said = tmp_path / "model", []
+    result = own.model_of(scenes.source, scenes.target, out, TINY, "cpu", say=said.append, task="segmentation")
+    assert f"target {scenes.target / 'images'}: 4 images; without masks/ they have no labels to report on" in said
+    assert 0 <= result["final"]["agreement"] <= 1 and not {"miou", "pixels", "per_class"} & result["final"].keys()
+    assert result["best_on_target"] is None
+    page = BeautifulSoup((out / "report.html").read_text("utf-8"), "html.parser")
+    shown = page.find("h2", string="Examples of the target").find_parent("section")
+    assert [len(figure.select("img")) for figure in shown.select("figure")] == [2] * 4  # the photo, and its answers
+    assert "under its labels" not in shown.get_text() and "right" not in shown.get_text()
+    # photographs alone, without images/, are the same target
+    flat = tmp_path / "flat"
+    (scenes.target / "images").rename(flat)
+    again = own.model_of(scenes.source, flat, tmp_path / "again", TINY, "cpu", task="segmentation")
+    assert again["final"]["agreement"] == result["final"]["agreement"]
+
+
+def test_masks_under_another_name_are_not_taken_for_photos(scenes):
+    (scenes.target / "masks").rename(scenes.target / "labels")
+    with pytest.raises(AsgError, match="if labels holds masks, call it masks/"):
+        folder_scenes.load(scenes.source, scenes.target, 32)
 
 
 def test_no_two_classes_share_a_colour_and_none_is_dark():

@@ -114,7 +114,8 @@ def load(source: Path, target: Path | None, size: int, given: Path | None = None
     """Pairs with masks: every tenth of the source is held out for validation (departure 4).
 
     ``given``: the class list; None: that of the source's folder (:data:`~asg.data.masks.LISTS`), or what its masks
-    hold. A target whose folder has a list of its own is read by that one. Every mask is read once, and checked.
+    hold. A target whose folder has a list of its own is read by that one. Every mask is read once, and checked. A
+    target without ``masks/`` has no labels: every pixel of it is UNLABELLED.
     """
     pairs = pairs_of(source, "source")
     if len(pairs) < 2:
@@ -123,7 +124,9 @@ def load(source: Path, target: Path | None, size: int, given: Path | None = None
     check(pairs, classes, source, complete=True)
     train, held = ([p for i, p in enumerate(pairs) if (i % HELD_OUT == 1) == out] for out in (False, True))
     photos = None
-    if target is not None:
+    if target is not None and not has_masks(target):
+        photos = unlabelled(target, classes.names, size)
+    elif target is not None:
         real, theirs = pairs_of(target, "target"), classes
         if (own := find_list(target)) is not None and given is None:
             theirs = read_list(own).of(classes.names, own)
@@ -132,9 +135,25 @@ def load(source: Path, target: Path | None, size: int, given: Path | None = None
     return SegmentationDomains(*(pair_set(source / IMAGES, p, classes, size) for p in (train, held)), photos)
 
 
+def has_masks(folder: Path) -> bool:
+    """Whether a folder has a folder of masks."""
+    return (folder / MASKS).is_dir()
+
+
 def photos_of(folder: Path) -> Path:
-    """Where the images of a folder lie: below its images/ where it has masks/ too, which are no photos."""
-    return folder / IMAGES if all((folder / part).is_dir() for part in (IMAGES, MASKS)) else folder
+    """Where the images of a folder lie: below its images/, if it has one, and no other folder of it holds images.
+
+    Its masks/ hold no photos; another folder beside images/ may be masks of another name, and raises :class:`AsgError`.
+    """
+    if not (folder / IMAGES).is_dir():
+        return folder
+    for path in images_below(folder).images:
+        if (part := path.relative_to(folder).parts[0]) not in (IMAGES, MASKS):
+            raise AsgError(
+                f"{folder} has {IMAGES}/ and {path}: if {part} holds masks, call it {MASKS}/; if it holds photos, put "
+                f"them below {IMAGES}/."
+            )
+    return folder / IMAGES
 
 
 def unlabelled(folder: Path, classes: tuple[str, ...], size: int) -> SegmentationSet:

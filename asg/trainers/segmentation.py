@@ -158,8 +158,9 @@ def make_evaluation(
     set has one confusion matrix (departure 26). ``miou`` and ``per_class`` (IoU) are the target's,
     ``validation`` and ``validation_loss`` (with its standard error over the images) those of held-out
     synthetic scenes, ``kl`` the divergence from the ImageNet network there, ``agreement`` the share of
-    target images with the same top ImageNet class. Every composed scene is drawn by itself, from the same
-    few held-out designs: the error is that of scenes of these designs, and says nothing of other designs.
+    target images with the same top ImageNet class, the one number of a target without labels. Every composed
+    scene is drawn by itself, from the same few held-out designs: the error is that of scenes of these designs, and
+    says nothing of other designs.
 
     Where ``config.signals``, the ``final`` evaluation has what :mod:`asg.signals` says of scenes: ``entropy`` on the
     source, and mIoU and loss on held-out scenes under every look (``looks``).
@@ -185,13 +186,13 @@ def make_evaluation(
         }
         if real is not None:
             photographed, _, imagenet_of_photos = evaluated(now, domains.target, device, config.workers)
-            iou = iou_per_class(photographed)
-            numbers |= {
-                "miou": mean_iou(photographed),
-                "pixels": pixel_accuracy(photographed),
-                "per_class": {c: float(v) for c, v in zip(domains.target.classes, iou, strict=True) if not v.isnan()},
-                "agreement": float((imagenet_of_photos.argmax(1) == real).float().mean()),
-            }
+            if photographed.any():
+                numbers |= {
+                    "miou": mean_iou(photographed),
+                    "pixels": pixel_accuracy(photographed),
+                    "per_class": named(iou_per_class(photographed), domains.target.classes),
+                }
+            numbers["agreement"] = float((imagenet_of_photos.argmax(1) == real).float().mean())
         if final and config.signals:
             numbers |= {"entropy": entropy, "looks": {}}
             for look in LOOKS:
@@ -200,6 +201,11 @@ def make_evaluation(
         return numbers
 
     return evaluate
+
+
+def named(iou: Tensor, classes: tuple[str, ...]) -> dict[str, float]:
+    """Class → its IoU ``(C,)``; without those that are neither there nor answered."""
+    return {name: float(value) for name, value in zip(classes, iou, strict=True) if not value.isnan()}
 
 
 def crops(config: RunConfig) -> Augmentation:
