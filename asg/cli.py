@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from tqdm import tqdm
 
-from asg import AsgError, launcher, places
+from asg import AsgError, interrupts, launcher, places
 from asg.own_recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -237,12 +237,20 @@ def stop(*_: object) -> None:
     sys.exit("\nStopped. The same command goes on from the last checkpoint." if launcher.is_main() else 1)
 
 
+def terminate(*_: object) -> None:
+    """End at once, where no training is to be saved first (:mod:`asg.interrupts`)."""
+    if launcher.is_main():
+        print("Stopped. The same command goes on where it was.", file=sys.stderr)
+    sys.exit(interrupts.EXIT_CODE)
+
+
 def main() -> None:
     """Run the command; what the user can mend is one sentence, and a stop can be resumed.
 
     Of several processes the main one prints. What ends another process alone is said by that one.
     """
     signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, terminate)
     codecs.register_error("as it is", as_it_is)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="as it is")
@@ -250,6 +258,9 @@ def main() -> None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")
     try:
         app(standalone_mode=True)
+    except interrupts.Stopped as told:
+        print(told, file=sys.stderr)
+        sys.exit(interrupts.EXIT_CODE)
     except AsgError as error:
         if not launcher.is_main():
             time.sleep(GRACE)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
 
@@ -115,8 +116,69 @@ class Progress:
     curve: list[dict] = field(default_factory=list)
 
 
+class Learner:
+    """A policy, how it learns, and what a checkpoint of the meta-training keeps.
+
+    Episodes side by side have a copy each. At an update every one hands its own part to ``gather``, gets the parts of
+    all in the order of the episodes, and changes its copy as the others do theirs: the update averages over them.
+    """
+
+    def __init__(self, meta: MetaConfig, gather: Callable[[object], list] = lambda part: [part]) -> None:
+        spec = Spec(meta.groups, meta.actions, meta.statistics, meta.normalised)
+        self.policy = Policy(spec, torch.Generator().manual_seed(meta.seed))
+        trained = [p for p in self.policy.parameters() if p.requires_grad]
+        self.optimiser, self.at = torch.optim.SGD(trained, meta.lr, meta.momentum), Progress()
+        self.gather = gather
+
+    def state(self) -> dict:
+        """All of it, for another copy."""
+        return {
+            "policy": self.policy.state_dict(), "optimiser": self.optimiser.state_dict(), "progress": asdict(self.at),
+        }  # fmt: skip
+
+    def load(self, state: dict) -> None:
+        """Go on from a :meth:`state`, or from a checkpoint."""
+        self.policy.load_state_dict(state["policy"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.at = Progress(**state["progress"])
+
+    def compare(self, returned: Tensor, first: int) -> Tensor:
+        """Returns ``(T,)`` against those that the same decisions of former episodes brought, in units of their spread.
+
+        A decision's place in the episode matters: losses fall by themselves. The first return at a
+        place has nothing to compare with and counts 0. ``first``: the place of the first of them.
+        """
+        parts = self.gather((first, returned))
+        end = max(place + len(values) for place, values in parts)
+        brought = torch.full((len(parts), end), math.nan)  # (episodes, places)
+        for row, (place, values) in zip(brought, parts, strict=True):
+            row[place : place + len(values)] = values
+        self.at.means += brought[:, len(self.at.means) :].nanmean(0).tolist()
+        usual = torch.tensor(self.at.means[:end])
+        distance = brought - usual
+        share = max(MOVING, 1 / (self.at.updates + 1))  # a plain mean at first
+        self.at.square += share * (float((distance[~distance.isnan()] ** 2).mean()) - self.at.square)
+        moved = (usual + MOVING * distance.nanmean(0)).tolist()
+        self.at.means[:end] = [
+            new if math.isfinite(new) else old for new, old in zip(moved, usual.tolist(), strict=True)
+        ]
+        return (returned - usual[first : first + len(returned)]) / max(self.at.square, 1e-8) ** 0.5
+
+    def descend(self, loss: Tensor) -> None:
+        """One step of the optimiser along the mean gradient of the episodes' losses."""
+        self.optimiser.zero_grad()
+        loss.backward()
+        trained = [p for group in self.optimiser.param_groups for p in group["params"]]
+        for parameter, gradients in zip(
+            trained, zip(*self.gather([p.grad for p in trained]), strict=True), strict=True
+        ):
+            parameter.grad = torch.stack(gradients).mean(0)
+        self.optimiser.step()
+        self.at.updates += 1
+
+
 class Learning(Learned):
-    """A policy at work that is paid for every window and updated every few decisions."""
+    """A policy at work that is paid for every window and updated every few decisions; ``number``: the episode's."""
 
     def __init__(
         self,
@@ -124,14 +186,13 @@ class Learning(Learned):
         config: RunConfig,
         groups: dict[str, list[nn.Parameter]],
         images: int,
-        policy: Policy,
-        optimiser: torch.optim.Optimizer,
-        at: Progress,
+        learner: Learner,
         probe: Probe,
+        number: int,
     ) -> None:
-        super().__init__(config, groups, images, policy)
-        self.generator = torch.Generator().manual_seed(meta.seed * 1_000_003 + at.episode)
-        self.meta, self.optimiser, self.at, self.probe = meta, optimiser, at, probe
+        super().__init__(config, groups, images, learner.policy)
+        self.generator = torch.Generator().manual_seed(meta.seed * 1_000_003 + number)
+        self.meta, self.learner, self.probe = meta, learner, probe
         self.before: Window | None = None
         self.pending: list[tuple[Tensor, Tensor]] = []  # log-probability and entropy of choices not yet learned from
         self.rewards: list[float] = []  # of all of them, or all but the last
@@ -170,30 +231,11 @@ class Learning(Learned):
         """One step of REINFORCE on the choices that have their reward; the memory goes on without its graph."""
         advantages = returns(torch.tensor(self.rewards), self.meta.gamma)
         if self.meta.baseline:
-            advantages = self.compare(advantages)
+            advantages = self.learner.compare(advantages, len(self.all_rewards) - len(advantages))
         log_probabilities, entropies = (torch.stack(column) for column in zip(*self.pending, strict=True))
-        loss = LOSSES[self.meta.loss](log_probabilities, advantages, entropies, self.meta.entropy)
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-        self.at.updates += 1
+        self.learner.descend(LOSSES[self.meta.loss](log_probabilities, advantages, entropies, self.meta.entropy))
         self.pending, self.rewards = [], []
         self.hidden = [(h.detach(), c.detach()) for h, c in self.hidden]
-
-    def compare(self, found: Tensor) -> Tensor:
-        """Returns ``(T,)`` against those that the same decisions of former episodes brought, in units of their spread.
-
-        A decision's place in the episode matters: losses fall by themselves. The first return at a
-        place has nothing to compare with and counts 0.
-        """
-        first = len(self.all_rewards) - len(found)
-        self.at.means += found[len(self.at.means) - first :].tolist()
-        usual = torch.tensor(self.at.means[first : first + len(found)])
-        distance = found - usual
-        share = max(MOVING, 1 / (self.at.updates + 1))  # a plain mean at first
-        self.at.square += share * (float((distance**2).mean()) - self.at.square)
-        self.at.means[first : first + len(found)] = (usual + MOVING * distance).tolist()
-        return distance / max(self.at.square, 1e-8) ** 0.5
 
     def finish(self, diverged: bool) -> None:
         """The end of an episode: pay the last choice, learn from what is left."""
@@ -290,76 +332,128 @@ def mean_ratios(controller: Windowed) -> dict[str, float]:
     return {part: round(fmean(column), 4) for part, column in zip(found["parts"], columns, strict=True)}
 
 
+def play(meta: MetaConfig, episodes: Episodes, learner: Learner, number: int) -> dict:
+    """One episode, from which ``learner`` learns; its point of the curve."""
+    images = len(episodes.domains.source)
+    controller, end = episodes.run(
+        meta.seed * 1_000_003 + number,
+        lambda config, groups, probe: Learning(meta, config, groups, images, learner, probe, number),
+    )
+    controller.finish(diverged=end["held_task"] is None)
+    return {
+        "episode": number, "reward": mean(controller.all_rewards), "entropy": mean(controller.entropies),
+        "ratios": mean_ratios(controller), **end,
+    }  # fmt: skip
+
+
+def prepared_episodes(meta: MetaConfig, folder: Path, device: str | None) -> Episodes:
+    """The episodes of a meta-training, whose probe sees what its reward asks for."""
+    return Episodes(meta.student, folder, device, HELD_OUT.get(meta.reward, HELD_OUT["held-out"]))
+
+
+Round = Callable[[Learner, range], list[dict]]  # episodes by their numbers, which change the learner → their points
+
+
 def train_policy(
-    meta: MetaConfig, folder: Path, device: str | None = None, on_episode: Callable[[dict], None] = lambda point: None
+    meta: MetaConfig,
+    folder: Path,
+    device: str | None = None,
+    on_episode: Callable[[dict], None] = lambda point: None,
+    play_round: Round | None = None,
 ) -> tuple[Policy, Progress]:
-    """Train a policy in ``folder``, going on after the last finished episode if it holds a checkpoint.
+    """Train a policy in ``folder``, going on after the last finished round if it holds a checkpoint.
 
     Only synthetic images are seen: training renders by the student, held-out renders by the
     rewards that ask for them. A point of the curve: mean reward, entropy and ratios of an episode,
-    and how it ended. Raises :class:`AsgError` when the policy's weights are no longer finite.
+    and how it ended. A round has ``meta.parallel`` episodes, which ``play_round`` plays; one episode is played
+    here if it is not given. Raises :class:`AsgError` when the policy's weights are no longer finite.
     """
-    spec = Spec(meta.groups, meta.actions, meta.statistics, meta.normalised)
-    policy = Policy(spec, torch.Generator().manual_seed(meta.seed))
-    trained = [p for p in policy.parameters() if p.requires_grad]
-    optimiser, at = torch.optim.SGD(trained, meta.lr, meta.momentum), Progress()
-    path = make_folder(folder) / "policy.pt"
+    learner, path = Learner(meta), make_folder(folder) / "policy.pt"
     if path.exists():
-        saved = load_checkpoint(path, torch.device("cpu"))
-        policy.load_state_dict(saved["policy"])
-        optimiser.load_state_dict(saved["optimiser"])
-        at = Progress(**saved["progress"])
-    began = time.monotonic() - at.seconds
+        learner.load(load_checkpoint(path, torch.device("cpu")))
+    began = time.monotonic() - learner.at.seconds
     with cpu_threads(meta.student.threads):
-        episodes = Episodes(meta.student, folder, device, HELD_OUT.get(meta.reward, HELD_OUT["held-out"]))
-        images = len(episodes.domains.source)
-        for episode in tqdm(range(at.episode, meta.episodes), initial=at.episode, total=meta.episodes, unit="episode"):
-            at.episode = episode
-            controller, end = episodes.run(
-                meta.seed * 1_000_003 + episode,
-                lambda config, groups, probe: Learning(meta, config, groups, images, policy, optimiser, at, probe),
-            )
-            controller.finish(diverged=end["held_task"] is None)
-            if not all(bool(p.isfinite().all()) for p in policy.parameters()):
-                raise AsgError(f"The policy diverged in episode {episode}: lower the meta rate ({meta.lr:g}).")
-            at.curve.append({
-                "episode": episode, "reward": mean(controller.all_rewards), "entropy": mean(controller.entropies),
-                "ratios": mean_ratios(controller), **end,
-            })  # fmt: skip
-            at.episode, at.seconds = episode + 1, time.monotonic() - began
-            save_checkpoint(path, at, {"policy": policy, "optimiser": optimiser})
-            on_episode(at.curve[-1])
-    return policy, at
+        if play_round is None:
+            if meta.parallel > 1:
+                raise AsgError(f"{meta.parallel} episodes side by side are played on Ray: give --on ray.")
+            episodes = prepared_episodes(meta, folder, device)
+
+            def play_round(learner: Learner, numbers: range) -> list[dict]:
+                return [play(meta, episodes, learner, number) for number in numbers]
+
+        bar = tqdm(initial=learner.at.episode, total=meta.episodes, unit="episode")
+        while (first := learner.at.episode) < meta.episodes:
+            points = play_round(learner, range(first, min(first + meta.parallel, meta.episodes)))
+            if not all(bool(p.isfinite().all()) for p in learner.policy.parameters()):
+                raise AsgError(f"The policy diverged in episode {first}: lower the meta rate ({meta.lr:g}).")
+            learner.at.curve += points
+            learner.at.episode, learner.at.seconds = first + len(points), time.monotonic() - began
+            save_checkpoint(path, learner.at, {"policy": learner.policy, "optimiser": learner.optimiser})
+            bar.update(len(points))
+            for point in points:
+                on_episode(point)
+        bar.close()
+    return learner.policy, learner.at
+
+
+Trials = Callable[[Callable, list[tuple]], Iterable[tuple[tuple, dict]]]  # calls and their arguments → each result
 
 
 def search_ratios(
-    meta: MetaConfig, folder: Path, device: str | None = None, on_episode: Callable[[dict], None] = lambda point: None
+    meta: MetaConfig,
+    folder: Path,
+    device: str | None = None,
+    on_episode: Callable[[dict], None] = lambda point: None,
+    share_out: Trials | None = None,
 ) -> list[dict]:
     """The honest rival: as many episodes as the policy has, each with ratios drawn once and kept.
 
     The trials, best first: those with the lowest task loss + λ · divergence from the ImageNet network
-    on held-out renders at the end of the episode. Resumed like :func:`train_policy`.
+    on held-out renders at the end of the episode. Resumed after the last finished trial. ``share_out`` has
+    :func:`trial` called for each of them elsewhere; if it is not given, one follows another here.
     """
     at, path = Progress(), make_folder(folder) / "search.pt"
     if path.exists():
         at = Progress(**load_checkpoint(path, torch.device("cpu"))["progress"])
-    with cpu_threads(meta.student.threads):
-        episodes = Episodes(meta.student, folder, device)
-        for episode in tqdm(range(at.episode, meta.episodes), initial=at.episode, total=meta.episodes, unit="episode"):
-            generator = torch.Generator().manual_seed(meta.seed * 1_000_003 + episode)
-            drawn = torch.randint(len(RATIOS), (meta.groups,), generator=generator).tolist()
-            kept = {"kind": "fixed", "ratios": tuple(RATIOS[k] for k in drawn)}
-            control = meta.student.control.model_copy(update=kept)
-            controller, end = episodes.run(
-                meta.seed * 1_000_003 + episode,
-                lambda config, groups, probe, control=control: Fixed(
-                    config.model_copy(update={"control": control}), groups, len(episodes.domains.source)
-                ),
-            )
-            at.curve.append({"episode": episode, "ratios": mean_ratios(controller), **end})
-            at.episode = episode + 1
-            save_checkpoint(path, at, {})
-            on_episode(at.curve[-1])
+    done = {point["episode"] for point in at.curve}
+    missing = [(meta, folder, device, number) for number in range(meta.episodes) if number not in done]
+    share_out = share_out or (lambda call, given: ((one, call(*one)) for one in given))
+    for _, point in tqdm(share_out(trial, missing), initial=len(done), total=meta.episodes, unit="episode"):
+        if isinstance(point, AsgError):
+            raise point
+        at.curve.append(point)
+        at.episode += 1
+        save_checkpoint(path, at, {})
+        on_episode(point)
     weight = meta.student.guidance
-    finished = [trial for trial in at.curve if trial["held_task"] is not None]
+    finished = sorted((t for t in at.curve if t["held_task"] is not None), key=lambda trial: trial["episode"])
     return sorted(finished, key=lambda trial: trial["held_task"] + weight * trial["held_guidance"])
+
+
+def trial(meta: MetaConfig, folder: Path, device: str | None, number: int) -> dict:
+    """One episode of a search, with ratios of its own."""
+    with cpu_threads(meta.student.threads):
+        episodes = episodes_of_search(meta.student, folder, device)
+        generator = torch.Generator().manual_seed(meta.seed * 1_000_003 + number)
+        drawn = torch.randint(len(RATIOS), (meta.groups,), generator=generator).tolist()
+        kept = {"kind": "fixed", "ratios": tuple(RATIOS[k] for k in drawn)}
+        control = meta.student.control.model_copy(update=kept)
+        controller, end = episodes.run(
+            meta.seed * 1_000_003 + number,
+            lambda config, groups, probe: Fixed(
+                config.model_copy(update={"control": control}), groups, len(episodes.domains.source)
+            ),
+        )
+    return {"episode": number, "ratios": mean_ratios(controller), **end}
+
+
+_prepared: dict[tuple[str, Path], Episodes] = {}  # of the search that this process works for, and no other
+
+
+def episodes_of_search(student: RunConfig, folder: Path, device: str | None) -> Episodes:
+    """The episodes that this process plays, prepared once, in a folder of its own."""
+    key = student.to_json(), folder / f"process-{os.getpid()}"
+    if key not in _prepared:
+        _prepared.clear()
+        _prepared[key] = Episodes(student, key[1], device)
+    return _prepared[key]

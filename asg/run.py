@@ -22,12 +22,19 @@ from asg.trainers.loop import make_accelerator
 On = Callable[[dict], None]  # is told of every evaluation
 
 
-def run(config: RunConfig, fresh: bool = False, device: str | None = None, on_evaluation: On = lambda _: None) -> dict:
+def run(
+    config: RunConfig,
+    fresh: bool = False,
+    device: str | None = None,
+    on_evaluation: On = lambda _: None,
+    wait: bool = False,
+) -> dict:
     """The record of ``config``: read if it exists, else trained (or resumed) and written.
 
     ``fresh`` trains from the start and returns the result without touching what is kept, so that it can be compared
     with it. The record is the last thing that a run writes, after the network (:func:`trained`). Several processes
-    train one run together: the main one locks and writes, every one gets the record.
+    train one run together: the main one locks and writes, every one gets the record. A run in progress elsewhere is an
+    :class:`AsgError`, or with ``wait`` its end is waited for.
     """
     make_accelerator(config, device)  # the processes meet before the first thing that one does for all
 
@@ -36,7 +43,7 @@ def run(config: RunConfig, fresh: bool = False, device: str | None = None, on_ev
 
     if found := processes.once(record):
         return found
-    return _train(config, records.run_folder(config, fresh), record, fresh, device, on_evaluation)
+    return _train(config, records.run_folder(config, fresh, wait), record, fresh, device, on_evaluation)
 
 
 def trained(config: RunConfig, device: str | None = None) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from asg.config import MetaConfig, make_config
 from asg.controllers.learned import Policy, Spec
-from asg.reinforce import REWARDS, Learning, Progress, Window, mean_ratios, product_of_means, reinforce_loss, returns
+from asg.reinforce import REWARDS, Learner, Learning, Window, mean_ratios, product_of_means, reinforce_loss, returns
 from asg_book.experiments import PROFILES, policy_config
 
 
@@ -196,13 +196,13 @@ TOY = make_config(
 GROUPS = ("one", "two", "head")
 
 
-def episode(meta: MetaConfig, policy: Policy, optimiser, at: Progress, cost: Callable, sampled: int | None) -> float:
+def episode(meta: MetaConfig, learner: Learner, cost: Callable, sampled: int | None) -> float:
     """Drive :class:`Learning` as the training loop does; the mean of ``cost(rates)`` over the steps.
 
     With ``sampled`` the policy only acts, on that seed.
     """
     groups = {name: [nn.Parameter(torch.zeros(2, 4)), nn.Parameter(torch.zeros(2))] for name in GROUPS}
-    controller = Learning(meta, TOY, groups, 48, policy, optimiser, at, SimpleNamespace(last={}))
+    controller = Learning(meta, TOY, groups, 48, learner, SimpleNamespace(last={}), learner.at.episode)
     if sampled is not None:
         controller.generator = generator(sampled)
         controller.update = lambda: controller.rewards.clear() or controller.pending.clear()
@@ -211,21 +211,16 @@ def episode(meta: MetaConfig, policy: Policy, optimiser, at: Progress, cost: Cal
         costs.append(task(controller.rates(step)))
         controller.observe(step, {"task": torch.tensor(costs[-1])})
     controller.finish(diverged=False)
-    at.episode += 1
+    learner.at.episode += 1
     return statistics.fmean(costs)
 
 
 def gain(meta: MetaConfig, cost: Callable, repetitions: int = 40) -> tuple[float, float]:
     """95 % interval of what the trained policy saves against the untrained, which is the random one."""
-    policy, at = Policy(Spec(groups=3), generator()), Progress()
-    optimiser = torch.optim.SGD([p for p in policy.parameters() if p.requires_grad], meta.lr, meta.momentum)
+    learner, untrained = Learner(meta), Learner(meta)
     for _ in range(meta.episodes):
-        episode(meta, policy, optimiser, at, cost, None)
-    untrained = Policy(Spec(groups=3), generator())
-    saved = [
-        episode(meta, untrained, None, Progress(), cost, seed) - episode(meta, policy, None, Progress(), cost, seed)
-        for seed in range(repetitions)
-    ]
+        episode(meta, learner, cost, None)
+    saved = [episode(meta, untrained, cost, seed) - episode(meta, learner, cost, seed) for seed in range(repetitions)]
     return stats.t.interval(0.95, repetitions - 1, statistics.fmean(saved), stats.sem(saved))
 
 

@@ -13,7 +13,7 @@ PACKAGES = [Path(package.__file__).parent for package in (asg, asg_book)]
 # From the lowest to the highest: a module imports from levels below its own only; a new one must be given its level.
 LEVELS = [
     ["asg"],
-    ["asg.config", "asg.places", "asg.packages", "asg.launcher", "asg.own_recipes"],
+    ["asg.config", "asg.places", "asg.packages", "asg.launcher", "asg.own_recipes", "asg.interrupts"],
     ["asg.recipes"],
     ["asg.processes", "asg.tensors"],
     ["asg.data.images", "asg.data.indexed", "asg.data.grounds", "asg.data.augment"],
@@ -58,6 +58,7 @@ LEVELS = [
     ["asg.cli"],
     ["asg_book"],
     ["asg_book.successors", "asg_book.workers"],
+    ["asg_book.cluster"],
     ["asg_book.experiments"],
     ["asg_book.analysis", "asg_book.inspection", "asg_book.build", "asg_book.glance", "asg_book.golden"],
     ["asg_book.plots", "asg_book.paying", "asg_book.pictures"],

@@ -26,6 +26,7 @@ from asg import AsgError, processes
 from asg.config import RunConfig
 from asg.controllers.base import Controller
 from asg.data.images import StepSampler, total_steps
+from asg.interrupts import Stopped, requests
 from asg.trainers.optimiser import ReferenceSGD
 from asg.trainers.projection import Projection
 
@@ -175,7 +176,8 @@ def fit(
     Several processes share each batch: losses are averaged over them, as gradients are, so an objective that divides
     by a count of its own part must scale it (:func:`asg.processes.share`). The main process alone writes the
     checkpoint and calls ``on_evaluation``; every process ends with the same network and evaluations.
-    Raises :class:`Diverged` when the loss is no longer finite; the last good checkpoint stays.
+    Raises :class:`Diverged` when the loss is no longer finite; the last good checkpoint stays. Raises
+    :class:`~asg.interrupts.Stopped` after a checkpoint, where the process was asked to end.
     """
     total = total_steps(config, len(images))
     optimiser, at, path = make_optimiser(config, groups), Progress(), folder / "checkpoint.pt"
@@ -243,6 +245,12 @@ def fit(
         if accelerator.is_main_process:
             on_evaluation(at.evaluations[-1])
 
+    def asked_by_any(step: int) -> bool:
+        """Whether a process was asked to end; of several ones all must agree on the step."""
+        if processes.count() == 1:
+            return asked()
+        return step % CHECK == 0 and any(processes.gathered(asked()))
+
     bare.train()
     if not at.evaluations and known:
         at.evaluations.append({**known, "step": 0})
@@ -250,31 +258,39 @@ def fit(
         take_stock()
     quiet = {} if accelerator.is_main_process else {"disable": True}  # else $TQDM_DISABLE decides
     bar = tqdm(loader, initial=at.step, total=total, unit="step", leave=False, **quiet)
-    for indices, x, labels in bar:
-        rates = controller.rates(at.step)
-        for group in optimiser.param_groups:
-            group["lr"] = rates[group["name"]]
-        losses = objective(network, indices, x, labels, controller.weight(at.step))
-        optimiser.zero_grad()
-        accelerator.backward(losses["total"])
-        optimiser.step()
-        if projection is not None:
-            projection.step(at.step)
-        if average is not None and at.step >= averaged_from:
-            average.update_parameters(bare)
-        losses = accelerator.reduce({name: value.detach() for name, value in losses.items()}, "mean")
-        controller.observe(at.step, losses)
-        if at.step < FIRST:
-            at.first_losses.append({name: float(value) for name, value in losses.items()})
-        for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + value
-        at.step += 1
-        at.window_steps += 1
-        if at.step in when:
-            take_stock()
-            bar.set_postfix({k: f"{v:.3f}" for k, v in at.evaluations[-1].items() if k in ("train_task", "accuracy")})
-        elif at.step % CHECK == 0:
-            look(checkpoint=time.monotonic() - saved_at > CHECKPOINT_SECONDS)
+    with requests() as asked:
+        for indices, x, labels in bar:
+            rates = controller.rates(at.step)
+            for group in optimiser.param_groups:
+                group["lr"] = rates[group["name"]]
+            losses = objective(network, indices, x, labels, controller.weight(at.step))
+            optimiser.zero_grad()
+            accelerator.backward(losses["total"])
+            optimiser.step()
+            if projection is not None:
+                projection.step(at.step)
+            if average is not None and at.step >= averaged_from:
+                average.update_parameters(bare)
+            losses = accelerator.reduce({name: value.detach() for name, value in losses.items()}, "mean")
+            controller.observe(at.step, losses)
+            if at.step < FIRST:
+                at.first_losses.append({name: float(value) for name, value in losses.items()})
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + value
+            at.step += 1
+            at.window_steps += 1
+            if at.step in when:
+                take_stock()
+                bar.set_postfix(
+                    {k: f"{v:.3f}" for k, v in at.evaluations[-1].items() if k in ("train_task", "accuracy")}
+                )
+            elif at.step % CHECK == 0:
+                look(checkpoint=time.monotonic() - saved_at > CHECKPOINT_SECONDS)
+            if at.step < end and asked_by_any(at.step):
+                look(checkpoint=True)
+                raise Stopped(
+                    f"The training was asked to end: the same command goes on after step {at.step} of {total}."
+                )
     bare.eval()
     if judged() is not bare:
         bare.load_state_dict(judged().state_dict())

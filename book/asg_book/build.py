@@ -82,7 +82,9 @@ def build() -> Path:
     cores = os.cpu_count() or 1
     jobs = min(4, cores)
     os.environ.setdefault("OMP_NUM_THREADS", str(cores // jobs))  # else kernels get in each other's way
-    list(in_workers(execute, [(chapter,) for chapter in others], jobs))
+    for _, seconds in in_workers(execute, [(chapter,) for chapter in others], jobs):
+        if isinstance(seconds, AsgError):
+            raise seconds
     execute(last)
     stamp, state = HTML.parent / "state", digest_of([STAGED])
     first = HTML / "intro.html"

@@ -4,10 +4,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from tqdm import tqdm
@@ -21,9 +23,15 @@ from asg_book.workers import in_workers
 if TYPE_CHECKING:
     from asg_book.pictures import Picture
 
+T = TypeVar("T")
 Profile = Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}; if not given, what the book shows.")]
 Benchmark = Annotated[str, typer.Option(help=f"One of {', '.join(EPISODES)}.")]
-Jobs = Annotated[int, typer.Option(help="Runs at a time.")]
+Jobs = Annotated[int, typer.Option(help="Runs at a time on this machine, or workers of the cluster started here.")]
+On = Annotated[
+    str, typer.Option(help="local: processes here; ray: the cluster at $RAY_ADDRESS, else one started here.")
+]
+Cpus = Annotated[float, typer.Option(help="CPUs that a run takes of a node (ray).")]
+Gpus = Annotated[float, typer.Option(help="GPUs that a run takes of a node, also less than one (ray).")]
 
 
 def describe(evaluation: dict) -> str:
@@ -83,6 +91,12 @@ def reproduce(
     experiment: Annotated[list[str], typer.Option(help="Experiments; all if not given.")] = [],  # noqa: B006
     profile: Profile = "",
     jobs: Jobs = os.cpu_count() or 1,
+    on: On = "local",
+    cpus_per_run: Cpus = 1.0,
+    gpus_per_run: Gpus = 0.0,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Obtain data that a node lacks by their script (ray).")
+    ] = False,
 ) -> None:
     """Train whatever has no current record, and remove nothing. Stop it at any time; it goes on where it was."""
     from asg import records
@@ -101,13 +115,21 @@ def reproduce(
     todo = sorted(
         (w for w, record in zip(wanted.values(), found, strict=True) if record is None), key=lambda w: w[2].seed
     )
-    print(
-        f"{len(wanted) - len(todo)} of {len(wanted)} runs have a current record; {len(todo)} to train, {jobs} at once"
-    )
-    done = [made for _, made in tqdm(in_workers(train_missing, todo, jobs), total=len(todo), unit="run")]
+    engine = engine_of(on, jobs, cpus_per_run, gpus_per_run)
+    print(f"{len(wanted) - len(todo)} of {len(wanted)} runs have a current record; {len(todo)} to train")
+    failed, working = 0, engine(train_with_data if fetch else train_missing, todo)
+    for (*named, config), record in tqdm(working, total=len(todo), unit="run"):
+        what = label(*named, config)
+        if isinstance(record, AsgError):
+            failed += 1
+            tqdm.write(f"{what}: error: {record}", file=sys.stderr)
+            continue
+        if records.find(config) is None:  # of a worker that keeps its records elsewhere
+            records.append(config, record)
+        tqdm.write(f"{what}: {describe(record['final'])}  (key {record['key']})")
     if waiting:
         print(f"runs of these policies wait until `asg policy` has made them: {', '.join(sorted(waiting))}")
-    if failed := done.count(False):
+    if failed:
         raise AsgError(f"{failed} runs failed (why is said above): mend the cause and run `asg reproduce` again.")
 
 
@@ -137,6 +159,9 @@ def verify(
     every: Annotated[bool, typer.Option("--all", help="Every record.")] = False,
     profile: Profile = "",
     jobs: Jobs = os.cpu_count() or 1,
+    on: On = "local",
+    cpus_per_run: Cpus = 1.0,
+    gpus_per_run: Gpus = 0.0,
 ) -> None:
     """Repeat the first steps of records with today's code, and say which it can no longer vouch for."""
     from asg import records
@@ -152,9 +177,11 @@ def verify(
         ]
         ours = {(records.run_key(config), config.seed) for config in declared if records.policy_is_there(config)}
         chosen = [record for record in kept if (record["key"], record["seed"]) in ours]
-    working = in_workers(verify_record, [(record,) for record in chosen], jobs)
-    results = list(tqdm(working, total=len(chosen), unit="run"))
-    faults = [(record, lines) for (record,), lines in results if lines]
+    working = engine_of(on, jobs, cpus_per_run, gpus_per_run)(verify_record, [(record,) for record in chosen])
+    results = [
+        (r, [str(x)] if isinstance(x, AsgError) else x) for (r,), x in tqdm(working, total=len(chosen), unit="run")
+    ]
+    faults = [(record, lines) for record, lines in results if lines]
     for record, lines in faults:
         print(
             f"{record['key']} seed {record['seed']}: {lines[0]}"
@@ -177,13 +204,39 @@ def sample(kept: list[dict]) -> list[dict]:
 
 
 def verify_record(record: dict) -> list[str]:
-    """:func:`asg.replay.verify` in a worker; what the user can mend is a line."""
+    """:func:`asg.replay.verify` in a worker."""
     from asg import replay
 
-    try:
-        return replay.verify(record, "cpu" if record["device"] == "cpu" else None)
-    except AsgError as error:
-        return [str(error)]
+    return replay.verify(record, "cpu" if record["device"] == "cpu" else None)
+
+
+def engine_of(on: str, jobs: int, cpus: float, gpus: float) -> Callable[[Callable, list[tuple]], Iterator]:
+    """What shares out calls: processes of this machine, or a Ray cluster (see :func:`asg_book.cluster.on_ray`)."""
+    from asg_book import cluster
+
+    return chosen(on, {
+        "local": partial(in_workers, jobs=jobs),
+        "ray": partial(cluster.on_ray, workers=jobs, resources=cluster.Resources(cpus, gpus)),
+    })  # fmt: skip
+
+
+def players_of(
+    on: str, meta: MetaConfig, folder: Path, device: str | None, cpus: float, gpus: float
+) -> AbstractContextManager:
+    """Who plays a round of a meta-training: this process (None), or workers of a cluster."""
+    from asg_book import cluster
+
+    return chosen(on, {
+        "local": nullcontext(),
+        "ray": cluster.rounds(meta, folder, device, cluster.Resources(cpus, gpus)),
+    })  # fmt: skip
+
+
+def chosen(on: str, engines: dict[str, T]) -> T:
+    """The engine of that name."""
+    if on not in engines:
+        raise AsgError(f"There is no engine {on!r}: choose from {', '.join(engines)}.")
+    return engines[on]
 
 
 @app.command(name="golden")
@@ -206,18 +259,19 @@ def golden_command(
     print(f"{len(runs)} golden runs {'written' if write else 'give what they gave'} ({time.monotonic() - began:.0f} s)")
 
 
-def train_missing(experiment: str, arm: str, config: RunConfig) -> bool:
-    """One run of ``reproduce``, in a worker: whether it has its record now."""
+def train_missing(experiment: str, arm: str, config: RunConfig) -> dict:
+    """One run of ``reproduce``, in a worker: its record."""
     from asg.run import run as run_once
 
-    what = label(experiment, arm, config)
-    try:
-        record = run_once(config)
-    except AsgError as error:
-        print(f"{what}: error: {error}", file=sys.stderr, flush=True)
-        return False
-    print(f"{what}: {describe(record['final'])}  (key {record['key']})", flush=True)
-    return True
+    return run_once(config, wait=True)
+
+
+def train_with_data(experiment: str, arm: str, config: RunConfig) -> dict:
+    """:func:`train_missing` on a node that may lack the data."""
+    from asg_book import cluster
+
+    cluster.obtain(config)
+    return train_missing(experiment, arm, config)
 
 
 @app.command()
@@ -266,8 +320,14 @@ def train_policy(
     source: Own = None,
     out: Out = None,
     device: Device = None,
+    on: On = "local",
+    cpus_per_run: Cpus = 1.0,
+    gpus_per_run: Gpus = 0.0,
 ) -> None:
-    """Train a policy by REINFORCE on synthetic images. Stop it at any time; it goes on after the last episode."""
+    """Train a policy by REINFORCE on synthetic images. Stop it at any time; it goes on after the last episode.
+
+    With --set parallel=N on Ray an update averages over N episodes, each in a worker of its own.
+    """
     from asg import records, reinforce
     from asg.controllers.learned import save_policy
     from asg.controllers.windows import policy_path
@@ -275,7 +335,10 @@ def train_policy(
 
     meta = meta_of(name, profile, settings, source, out)
     with records.meta_folder("policy", meta) as folder:
-        trained, at = reinforce.train_policy(meta, folder, device, lambda point: tqdm.write(describe_episode(point)))
+        with players_of(on, meta, folder, device, cpus_per_run, gpus_per_run) as play_round:
+            trained, at = reinforce.train_policy(
+                meta, folder, device, lambda point: tqdm.write(describe_episode(point)), play_round
+            )
         to = out or policy_path(f"{profile}-{name}")
         make_folder(to.parent)
         save_policy(trained, records.card(meta, curve=at.curve, seconds=round(at.seconds)), to)
@@ -291,6 +354,10 @@ def search(
     source: Own = None,
     out: Out = None,
     device: Device = None,
+    jobs: Jobs = 1,
+    on: On = "local",
+    cpus_per_run: Cpus = 1.0,
+    gpus_per_run: Gpus = 0.0,
 ) -> None:
     """Try random layer-wise rates, as many as the policy has episodes; the best on held-out renders is first."""
     from asg import records, reinforce
@@ -299,7 +366,10 @@ def search(
 
     meta = meta_of(name, profile, settings, source, out)
     with records.meta_folder("search", meta) as folder:
-        trials = reinforce.search_ratios(meta, folder, device, lambda point: tqdm.write(describe_episode(point)))
+        engine = engine_of(on, jobs, cpus_per_run, gpus_per_run)
+        trials = reinforce.search_ratios(
+            meta, folder, device, lambda point: tqdm.write(describe_episode(point)), engine
+        )
         to = out or policy_path(f"{profile}-{name}-search", ".json")
         make_folder(to.parent)
         records.write_text(to, json.dumps(records.card(meta, trials=trials), indent=1) + "\n")
