@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import PACKAGES
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from asg import AsgError, records
@@ -25,9 +31,21 @@ from asg_book.experiments import PROFILES
 from asg_book.workers import in_workers
 
 ARGUMENTS = ["reproduce", "--experiment", "trials_large", "--profile", "toy", "--jobs", "2"]
+REPOSITORY = Path(__file__).parents[1]
 CLOCK = ("seconds", "seconds_preparing", "peak_memory_mb", "finished", "commit")
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path_factory) -> Iterator[None]:
+    """One cluster at a time, also where several processes share out the tests; the former one has ended."""
+    with FileLock(tmp_path_factory.getbasetemp().parent / "ray.lock"):
+        deadline = time.monotonic() + 60
+        while subprocess.run(["pgrep", "-f", "ray/gcs/gcs_server"], capture_output=True, check=False).stdout:
+            assert time.monotonic() < deadline, "a cluster of this machine does not end"
+            time.sleep(0.5)
+        yield
 
 
 def without_clock(record: dict) -> dict:
@@ -185,3 +203,67 @@ def test_without_ray_episodes_side_by_side_are_a_sentence(workplace):
     arguments = ["policy", "train", "asg", "--profile", "toy", "--set", "parallel=2"]
     done = CliRunner().invoke(app, [*arguments, "--out", str(workplace.data / "two.safetensors")])
     assert str(done.exception) == "2 episodes side by side are played on Ray: give --on ray."
+
+
+STUBS = {
+    "scontrol": "#!/bin/sh\necho 127.0.0.1\n",
+    "srun": '#!/bin/sh\nwhile [ "${1#-}" != "$1" ]; do shift; done\nexec "$@"\n',
+}
+
+
+def job(script: str, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """A job script, with stand-ins for Slurm's commands, in a folder that has the environment."""
+    (folder / "bin").mkdir()
+    for name, text in STUBS.items():
+        (folder / "bin" / name).write_text(text)
+        (folder / "bin" / name).chmod(0o755)
+    activate = folder / ".venv" / "bin" / "activate"
+    activate.parent.mkdir(parents=True)
+    activate.write_text(f"export PATH={folder / 'bin'}:{Path(sys.executable).parent}:$PATH\n")
+    return subprocess.run(
+        ["bash", str(REPOSITORY / "examples" / "clusters" / script), *arguments], cwd=folder, text=True, check=False,
+        capture_output=True, timeout=300, env={**os.environ, "PYTHONPATH": PACKAGES, **environment},
+    )  # fmt: skip
+
+
+def test_the_slurm_job_starts_ray_and_trains_what_is_missing(workplace, tmp_path):
+    port = free_port()
+    done = job(
+        "slurm_ray.sh", tmp_path, *ARGUMENTS[1:], SLURM_JOB_NODELIST="n[1]", SLURM_JOB_NUM_NODES="1", RAY_PORT=port
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 to train" in done.stdout and len(list(workplace.results.rglob("*.jsonl"))) == 3
+
+
+def free_port() -> str:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return str(one.getsockname()[1])
+
+
+def test_a_task_of_the_slurm_array_is_one_run(workplace, tmp_path):
+    task = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_JOB_ID": "1"}
+    done = job("slurm_array.sh", tmp_path, "guidance", "small", "toy", **task)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("guidance small (toy) seed 3: accuracy")
+
+
+def test_a_task_that_is_asked_to_end_is_queued_again(tmp_path, monkeypatch):
+    monkeypatch.setitem(STUBS, "srun", "#!/bin/sh\nexit 143\n")
+    monkeypatch.setitem(STUBS, "scontrol", '#!/bin/sh\necho "scontrol $*"\n')
+    task = {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_JOB_ID": "17"}
+    done = job("slurm_array.sh", tmp_path, "guidance", "small", "toy", **task)
+    assert (done.returncode, done.stdout) == (143, "scontrol requeue 17_3\n")
+
+
+def test_the_job_of_kubernetes_is_whole():
+    made = yaml.safe_load((REPOSITORY / "examples" / "clusters" / "kuberay.yaml").read_text())
+    spec = made["spec"]["rayClusterSpec"]
+    assert (made["kind"], spec["rayVersion"]) == ("RayJob", version("ray"))
+    options = shlex.split(made["spec"]["entrypoint"])
+    assert options[:2] == ["asg", "reproduce"] and CliRunner().invoke(app, [*options[1:], "--help"]).exit_code == 0
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        assert container["image"] and container["resources"]["limits"] == container["resources"]["requests"]
+        assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
