@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,12 +57,13 @@ def unlabelled(config: RunConfig) -> ImageSet | SegmentationSet:
     target = with_truth(config)
     if isinstance(target, ImageSet):
         return replace(target, labels=torch.full_like(target.labels, UNLABELLED))
+    return replace(target, decode=partial(decode_unlabelled, target.decode))
 
-    def decode(i: int) -> tuple[np.ndarray, np.ndarray]:
-        image, labels = target.decode(i)
-        return image, np.full_like(labels, UNLABELLED)
 
-    return replace(target, decode=decode)
+def decode_unlabelled(decode: Callable, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """A scene without its labels."""
+    image, labels = decode(i)
+    return image, np.full_like(labels, UNLABELLED)
 
 
 def with_truth(config: RunConfig) -> ImageSet | SegmentationSet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -42,16 +43,20 @@ def opposite(spectrum: np.ndarray) -> np.ndarray:
 def make_change(how: Augment, seed: int) -> Change:
     """The change of an image from (seed, draw, index) alone, whoever makes it and in whatever order."""
     if how.kind == "pasta":
-        return lambda image, draw, index: pasta(
-            image, how.alpha, how.k, how.beta, np.random.default_rng((seed, draw, index))
-        )
-    operations = v2.RandAugment(how.operations, how.magnitude)
+        return partial(changed_by_pasta, how, seed)
+    return partial(changed_by_randaugment, v2.RandAugment(how.operations, how.magnitude), seed)
 
-    def randaugment(image: np.ndarray, draw: int, index: int) -> np.ndarray:
-        """Cubuk et al. 2020, as torchvision has it, whose draws from torch's global generator are fenced in here."""
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(int(np.random.default_rng((seed, draw, index)).integers(2**63)))
-            changed = operations(torch.from_numpy(np.array(image)).permute(2, 0, 1))  # (3, H, W)
-        return changed.permute(1, 2, 0).numpy()
 
-    return randaugment
+def changed_by_pasta(how: Augment, seed: int, image: np.ndarray, draw: int, index: int) -> np.ndarray:
+    """:func:`pasta` of one draw of an image."""
+    return pasta(image, how.alpha, how.k, how.beta, np.random.default_rng((seed, draw, index)))
+
+
+def changed_by_randaugment(
+    operations: v2.RandAugment, seed: int, image: np.ndarray, draw: int, index: int
+) -> np.ndarray:
+    """Cubuk et al. 2020, as torchvision has it, whose draws from torch's global generator are fenced in here."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(int(np.random.default_rng((seed, draw, index)).integers(2**63)))
+        changed = operations(torch.from_numpy(np.array(image)).permute(2, 0, 1))  # (3, H, W)
+    return changed.permute(1, 2, 0).numpy()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -60,14 +60,9 @@ def renders(root: Path, split: str, size: int) -> ImageSet:
     views = [(k, view) for k, mesh in enumerate(meshes) for view in range(int(mesh["views"]))]
     paths = [render_path(root, meshes[k], view) for k, view in views]
 
-    def decode(i: int) -> np.ndarray:
-        if not paths[i].exists():
-            raise AsgError(f"The render {paths[i]} is missing: {REMEDY}")
-        return square(read_image(paths[i]), size)
-
     made_of = [(row["class"], row["sha256"], row["views"], row["up"], row["front"]) for row in meshes]
     return ImageSet(
-        decode,
+        partial(decode_render, paths, size),
         _labels([meshes[k] for k, _ in views]),
         tuple(imagenet_classes()),
         tuple(path.relative_to(root).as_posix() for path in paths),
@@ -76,21 +71,29 @@ def renders(root: Path, split: str, size: int) -> ImageSet:
     )
 
 
+def decode_render(paths: Sequence[Path], size: int, i: int) -> np.ndarray:
+    """One render, ``(size, size, 3)``."""
+    if not paths[i].exists():
+        raise AsgError(f"The render {paths[i]} is missing: {REMEDY}")
+    return square(read_image(paths[i]), size)
+
+
 def photographs(root: Path, size: int) -> ImageSet:
     """The photographs; a decoded file is the published one, else :class:`AsgError` is raised."""
     rows = index("test")
-
-    def decode(i: int) -> np.ndarray:
-        return square(image_of(root / rows[i]["repository"], rows[i], REMEDY), size)
-
     return ImageSet(
-        decode,
+        partial(decode_photograph, root, rows, size),
         _labels(rows),
         tuple(imagenet_classes()),
         tuple(f"{row['repository']}/{row['path']}" for row in rows),
         fingerprint_of("cad photographs", [(row["class"], row["sha256"], row["imagenet"]) for row in rows], size),
         torch.tensor([int(row["imagenet"] or UNLABELLED) for row in rows]),
     )
+
+
+def decode_photograph(root: Path, rows: Sequence[Row], size: int, i: int) -> np.ndarray:
+    """One photograph, ``(size, size, 3)``."""
+    return square(image_of(root / rows[i]["repository"], rows[i], REMEDY), size)
 
 
 def load(root: Path, size: int) -> Domains:

@@ -8,6 +8,7 @@ Departure 21: not a benchmark of the paper.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -50,30 +51,33 @@ def printed(chosen: list[Path], copies: int, size: int, seed: int) -> ImageSet:
     """Every digit in every chosen font, ``copies`` times."""
     images = [(digit, font, copy) for digit in range(10) for font in chosen for copy in range(copies)]
 
-    def decode(i: int) -> np.ndarray:
-        digit, font, copy = images[i]
-        return render(digit, font, size, np.random.default_rng((seed, i, copy)))
-
     names = tuple(f"{font.stem} {digit} {copy}" for digit, font, copy in images)
     labels = torch.tensor([digit for digit, _, _ in images])
     fingerprint = fingerprint_of("printed digits", matplotlib.__version__, names, size, seed)
     cluster = torch.tensor([chosen.index(font) for _, font, _ in images])  # the digits of a font are of one hand
-    return ImageSet(decode, labels, CLASSES, names, fingerprint, cluster=cluster)
+    return ImageSet(partial(decode_printed, images, size, seed), labels, CLASSES, names, fingerprint, cluster=cluster)
+
+
+def decode_printed(images: list[tuple[int, Path, int]], size: int, seed: int, i: int) -> np.ndarray:
+    """One printed digit, ``(size, size, 3)``."""
+    digit, font, copy = images[i]
+    return render(digit, font, size, np.random.default_rng((seed, i, copy)))
 
 
 def written(size: int) -> ImageSet:
     """The handwritten digits, enlarged."""
     digits = load_digits()
     chosen = np.linspace(0, len(digits.target) - 1, PHOTOS).round().astype(int)
-
-    def decode(i: int) -> np.ndarray:
-        page = Image.fromarray((digits.images[chosen[i]] / 16 * 255).astype(np.uint8))
-        return np.asarray(page.resize((size, size), Image.BICUBIC).convert("RGB"))
-
+    images = digits.images[chosen]  # (N, 8, 8)
     names = tuple(f"handwritten {i}" for i in chosen)
-    return ImageSet(
-        decode, torch.tensor(digits.target[chosen]), CLASSES, names, fingerprint_of("written digits", PHOTOS, size)
-    )
+    labels, fingerprint = torch.tensor(digits.target[chosen]), fingerprint_of("written digits", PHOTOS, size)
+    return ImageSet(partial(decode_written, images, size), labels, CLASSES, names, fingerprint)
+
+
+def decode_written(images: np.ndarray, size: int, i: int) -> np.ndarray:
+    """One handwritten digit, ``(size, size, 3)``; ``images`` are 0 to 16."""
+    page = Image.fromarray((images[i] / 16 * 255).astype(np.uint8))
+    return np.asarray(page.resize((size, size), Image.BICUBIC).convert("RGB"))
 
 
 def load(size: int) -> Domains:

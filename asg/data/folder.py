@@ -3,9 +3,10 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -22,6 +23,11 @@ DESIGNS = 5  # sub-folders of a class from which on each is taken for a design o
 def content_hash(path: Path, size: int, changed: int) -> str:
     """SHA-256 of a file, read once a process while its size in bytes and time of change (ns) stay."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def decode_file(names: Sequence[str], size: int, i: int) -> np.ndarray:
+    """One file, ``(size, size, 3)``."""
+    return read_pixels(Path(names[i]), size)
 
 
 def image_set(
@@ -41,11 +47,12 @@ def image_set(
     if designs is not None and len(set(designs)) < len(files):
         numbers = {design: k for k, design in enumerate(dict.fromkeys(designs))}
         cluster = torch.tensor([numbers[design] for design in designs])
+    names = tuple(map(str, files))
     return ImageSet(
-        lambda i: read_pixels(files[i], size),
+        partial(decode_file, names, size),
         torch.tensor(labels),
         classes,
-        tuple(map(str, files)),
+        names,
         fingerprint_of(
             contents,
             labels,

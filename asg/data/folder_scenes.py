@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from asg import AsgError
 from asg.data.folder import HELD_OUT, content_hash, unlabelled_files
-from asg.data.images import UNLABELLED, fingerprint_of, shorter_side
+from asg.data.images import UNLABELLED, Remembered, fingerprint_of, shorter_side
 from asg.data.masks import BEYOND, LISTS, ClassList, find_list, known, list_of_masks, read_list, read_mask, values_of
 from asg.data.pixels import read_photo, upright_size
 from asg.data.scanner import images_below
@@ -92,22 +92,24 @@ def pair_set(folder: Path, pairs: Sequence[Pair], classes: ClassList, size: int)
 
     Images are resized bilinearly, labels to the nearest. An image without a mask (None) is UNLABELLED throughout.
     """
-
-    def decode(i: int) -> tuple[np.ndarray, np.ndarray]:
-        image = read_photo(pairs[i][0])
-        sides = shorter_side(image.size, size)
-        pixels = np.asarray(image.resize(sides, Image.BILINEAR))
-        if pairs[i][1] is None:
-            return pixels, np.full(pixels.shape[:2], UNLABELLED, np.int16)
-        return pixels, nearest(read_mask(pairs[i][1], classes), sides)
-
     files = [path for pair in pairs for path in pair if path is not None]
     contents = [content_hash(p, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     shapes = [shorter_side(upright_size(image), size) for image, _ in pairs]
     bytes_needed = sum(width * height for width, height in shapes) * 5  # three of the image, two of the labels
     names = tuple(image.relative_to(folder).as_posix() for image, _ in pairs)
     print_ = fingerprint_of(contents, classes.names, sorted(classes.meaning.items()), size)
-    return SegmentationSet(decode if bytes_needed > MEMORY else cache(decode), classes.names, names, print_)
+    decode = partial(decode_pair, pairs, classes, size)
+    return SegmentationSet(decode if bytes_needed > MEMORY else Remembered(decode), classes.names, names, print_)
+
+
+def decode_pair(pairs: Sequence[Pair], classes: ClassList, size: int, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image ``(H, W, 3)`` and its labels ``(H, W)``."""
+    image = read_photo(pairs[i][0])
+    sides = shorter_side(image.size, size)
+    pixels = np.asarray(image.resize(sides, Image.BILINEAR))
+    if pairs[i][1] is None:
+        return pixels, np.full(pixels.shape[:2], UNLABELLED, np.int16)
+    return pixels, nearest(read_mask(pairs[i][1], classes), sides)
 
 
 def load(source: Path, target: Path | None, size: int, given: Path | None = None) -> SegmentationDomains:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,7 +27,7 @@ UNLABELLED = -1  # of images and pixels that have no class, or none that trains 
 
 @dataclass(frozen=True)
 class ImageSet(Dataset):
-    """Images that a function decodes by index, with their labels.
+    """Images that a function decodes by index, with their labels; both can be sent to another process.
 
     ``decode(i)`` gives uint8 ``(H, W, 3)``; ``labels`` is ``(N,)`` over ``classes``; ``imagenet``
     is ``(N,)`` with the ImageNet class of each image or ``UNLABELLED``; ``names`` say which file an
@@ -88,13 +89,48 @@ class Domains:
 def subset(images: Images, indices: Sequence[int]) -> Images:
     """The images ``indices`` of a set, in that order."""
     chosen = list(indices)
-    parts = {"names": tuple(images.names[i] for i in chosen), "decode": lambda i: images.decode(chosen[i])}
+    parts = {"names": tuple(images.names[i] for i in chosen), "decode": partial(decode_chosen, images.decode, chosen)}
     parts |= {
         name: value[chosen]
         for name in ("labels", "imagenet", "cluster", "repeats")
         if (value := getattr(images, name, None)) is not None
     }
     return replace(images, **parts, fingerprint=fingerprint_of(images.fingerprint, chosen))
+
+
+def decode_chosen(decode: Callable, chosen: Sequence[int], i: int) -> object:
+    """What ``decode`` gives for the ``i``-th of those that are chosen."""
+    return decode(chosen[i])
+
+
+class Remembered:
+    """A function of one argument whose values stay in memory; a copy in another process begins without them."""
+
+    def __init__(self, function: Callable) -> None:
+        self.function, self.values = function, {}
+
+    def __call__(self, argument: object) -> object:
+        """The value, computed once."""
+        if argument not in self.values:
+            self.values[argument] = self.function(argument)
+        return self.values[argument]
+
+    def __reduce__(self) -> tuple:
+        return Remembered, (self.function,)
+
+
+class Stored:
+    """The images ``(N, H, W, 3)`` of a memory map, which each process opens for itself."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.images = path, np.load(path, mmap_mode="r")
+
+    def __call__(self, i: int) -> np.ndarray:
+        """Image ``i``."""
+        return self.images[i]
+
+    def __reduce__(self) -> tuple:
+        return Stored, (self.path,)
 
 
 def read_image(path: Path) -> Image.Image:
@@ -170,8 +206,7 @@ def materialise(images: ImageSet, size: int, cache: Path, what: str) -> ImageSet
     if not processes.once(fits):
         return images
     processes.visible(path)
-    store = np.load(path, mmap_mode="r")
-    return replace(images, decode=store.__getitem__)
+    return replace(images, decode=Stored(path))
 
 
 def same_size(

@@ -6,8 +6,9 @@ photographs stay as they are. Departure 31: not in the paper.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,12 +20,23 @@ from asg.data.images import Domains, Images, ImageSet, fingerprint_of, subset
 from asg.data.segmentation import SegmentationSet
 from asg.recipes import version
 
+
+def blurred(image: Image.Image) -> Image.Image:
+    """No detail finer than a 48th of the image."""
+    return image.filter(ImageFilter.GaussianBlur(min(image.size) / 48))
+
+
+def edges(image: Image.Image) -> Image.Image:
+    """Dark lines on white."""
+    return ImageOps.invert(ImageOps.grayscale(image).filter(ImageFilter.FIND_EDGES))
+
+
 # Look → what it makes of an RGB image.
 LOOKS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "grey": ImageOps.grayscale,
-    "posterised": lambda image: ImageOps.posterize(image, 1),  # two levels a channel: eight colours
-    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(min(image.size) / 48)),
-    "edges": lambda image: ImageOps.invert(ImageOps.grayscale(image).filter(ImageFilter.FIND_EDGES)),
+    "posterised": partial(ImageOps.posterize, bits=1),  # two levels a channel: eight colours
+    "blurred": blurred,
+    "edges": edges,
 }
 
 
@@ -35,31 +47,40 @@ def with_look(images: Images, look: str) -> Images:
 
 def mixed_looks(images: ImageSet) -> ImageSet:
     """The same images, in turn as they are and under each of LOOKS."""
-    return _changed(images, "mixed", lambda image: image, *LOOKS.values())
+    return _changed(images, "mixed", unchanged, *LOOKS.values())
+
+
+def unchanged(image: Image.Image) -> Image.Image:
+    """The image as it is."""
+    return image
 
 
 def with_detail(images: ImageSet, pixels: int) -> ImageSet:
     """The same images with ``pixels`` a side, enlarged to the old size."""
+    return _changed(images, f"{pixels} pixels", partial(coarse, pixels))
 
-    def coarse(image: Image.Image) -> Image.Image:
-        return image.resize((pixels, pixels), Image.LANCZOS).resize(image.size, Image.BICUBIC)
 
-    return _changed(images, f"{pixels} pixels", coarse)
+def coarse(pixels: int, image: Image.Image) -> Image.Image:
+    """An image of its size with ``pixels`` a side."""
+    return image.resize((pixels, pixels), Image.LANCZOS).resize(image.size, Image.BICUBIC)
 
 
 def _changed(images: Images, name: str, *changes: Callable[[Image.Image], Image.Image]) -> Images:
     """The images with ``changes`` in turn, image by image."""
-
-    def change(i: int, image: np.ndarray) -> np.ndarray:
-        return np.asarray(changes[i % len(changes)](Image.fromarray(image)).convert("RGB"))
-
-    def decode(i: int) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-        if isinstance(images, SegmentationSet):
-            image, labels = images.decode(i)
-            return change(i, image), labels
-        return change(i, images.decode(i))
-
+    change = decode_changed_pair if isinstance(images, SegmentationSet) else decode_changed
+    decode = partial(change, images.decode, changes)
     return replace(images, decode=decode, fingerprint=fingerprint_of(images.fingerprint, version("looks"), name))
+
+
+def decode_changed(decode: Callable, changes: Sequence[Callable], i: int) -> np.ndarray:
+    """One image after its change."""
+    return np.asarray(changes[i % len(changes)](Image.fromarray(decode(i))).convert("RGB"))
+
+
+def decode_changed_pair(decode: Callable, changes: Sequence[Callable], i: int) -> tuple[np.ndarray, np.ndarray]:
+    """One image after its change, and its labels."""
+    image, labels = decode(i)
+    return np.asarray(changes[i % len(changes)](Image.fromarray(image)).convert("RGB")), labels
 
 
 def fewer(labels: torch.Tensor, per_class: int) -> list[int]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from sklearn.datasets import load_sample_images
 from asg import AsgError
 from asg.config import Rendering
 from asg.data import grounds
-from asg.data.images import UNLABELLED, Domains, ImageSet, fingerprint_of, read_image
+from asg.data.images import UNLABELLED, Domains, ImageSet, Remembered, fingerprint_of, read_image
 from asg.data.indexed import Row, read_index
 
 HERE = Path(__file__).parent
@@ -151,16 +152,10 @@ def by_hash(row: dict[str, str]) -> str:
 def _image_set(rows: list[dict], root: Path, size: int, copies: int, how: Rendering) -> ImageSet:
     classes = tuple(sorted(imagenet_classes()))
     photos = rows[0]["domain"] == "real"
-    load_design = cache(lambda k: cut_out(root / rows[k]["path"]) if photos else draw(root / rows[k]["path"], how))
-
-    def decode(i: int) -> np.ndarray:
-        k = i // copies
-        rng = np.random.default_rng((how.seed, int(rows[k]["sha256"][:8], 16), i % copies))
-        return (compose if photos else render)(load_design(k), size, rng, how)
-
+    design_of = Remembered(partial(cut_out_of if photos else drawing_of, root, how))
     repeated = [row for row in rows for _ in range(copies)]
     return ImageSet(
-        decode,
+        partial(decode_copy, rows, copies, compose if photos else render, design_of, size, how),
         torch.tensor([classes.index(row["class"]) for row in repeated]),
         classes,
         tuple(row["path"] for row in repeated),
@@ -170,6 +165,25 @@ def _image_set(rows: list[dict], root: Path, size: int, copies: int, how: Render
         torch.tensor([int(row["imagenet"] or UNLABELLED) for row in repeated]),
         torch.arange(len(repeated)) // copies,
     )
+
+
+def cut_out_of(root: Path, how: Rendering, name: str) -> Image.Image:
+    """A photographed object by the name of its file."""
+    return cut_out(root / name)
+
+
+def drawing_of(root: Path, how: Rendering, name: str) -> Image.Image:
+    """A design by the name of its file."""
+    return draw(root / name, how)
+
+
+def decode_copy(
+    rows: list[dict], copies: int, show: Callable, design_of: Callable, size: int, how: Rendering, i: int
+) -> np.ndarray:
+    """One of the ``copies`` of a design, ``(size, size, 3)``; ``show`` is :func:`render` or :func:`compose`."""
+    row = rows[i // copies]
+    rng = np.random.default_rng((how.seed, int(row["sha256"][:8], 16), i % copies))
+    return show(design_of(row["path"]), size, rng, how)
 
 
 def load(root: Path, size: int, how: Rendering = Rendering()) -> Domains:

@@ -14,9 +14,10 @@ UNLABELLED. Departure 31: not a benchmark of the paper.
 from __future__ import annotations
 
 import json
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from asg.data.images import UNLABELLED, Domains, ImageSet, fingerprint_of, square
@@ -49,12 +50,8 @@ def image_set(root: Path, domain: str, split: str, size: int) -> ImageSet:
     rows = [row for row in index() if row["path"].startswith(f"{domain}/") and row["split"] == split]
     classes = tuple(sorted(imagenet_classes()))
     groups: dict[str, int] = {}
-
-    def decode(i: int):
-        return square(image_of(root, rows[i], REMEDY), size)
-
     return ImageSet(
-        decode,
+        partial(decode_file, root, rows, size),
         torch.tensor([classes.index(row["path"].split("/")[1]) for row in rows]),
         classes,
         tuple(row["path"] for row in rows),
@@ -62,6 +59,11 @@ def image_set(root: Path, domain: str, split: str, size: int) -> ImageSet:
         torch.tensor([int(row["imagenet"] or UNLABELLED) for row in rows]),
         torch.tensor([groups.setdefault(row["group"] or row["path"], len(groups)) for row in rows]),
     )
+
+
+def decode_file(root: Path, rows: list[Row], size: int, i: int) -> np.ndarray:
+    """One file, ``(size, size, 3)``."""
+    return square(image_of(root, rows[i], REMEDY), size)
 
 
 def load(root: Path, domain: str, size: int) -> Domains:

@@ -10,7 +10,7 @@ Departure 23: not a benchmark of the paper.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from PIL import Image
 from asg import AsgError
 from asg.config import Rendering
 from asg.data import mini
-from asg.data.images import ImageSet, fingerprint_of
+from asg.data.images import ImageSet, Remembered, fingerprint_of
 from asg.data.segmentation import SegmentationDomains, SegmentationSet
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -80,26 +80,31 @@ def compose(
     return np.asarray(ground), labels
 
 
+REAL = 2  # the split of the photographed scenes
+
+
 def scene_set(alone: ImageSet, split: int, root: Path, size: int, how: Rendering) -> SegmentationSet:
     """Scenes of the objects that ``alone`` shows one by one; composed once and kept in memory."""
     classes = {name: alone.classes[label] for name, label in zip(alone.names, alone.labels.tolist(), strict=True)}
     by_group = [[name for name, one in classes.items() if one in group] for group in GROUPS.values()]
-    real = split == 2
-    read = cache(lambda name: mini.cut_out(root / name) if real else mini.draw(root / name, how))
-
-    @cache
-    def decode(i: int) -> tuple[np.ndarray, np.ndarray]:
-        rng = np.random.default_rng((how.seed, split, i))
-        ground = Image.fromarray((mini.compose if real else mini.render)(NOTHING, size, rng, how))
-
-        def draw(label: int) -> Image.Image:
-            cutout = read(by_group[label - 1][rng.integers(len(by_group[label - 1]))])
-            return cutout if real else turned(cutout, rng, how)
-
-        return compose(ground, draw, rng, how)
-
+    read = Remembered(partial(mini.cut_out_of if split == REAL else mini.drawing_of, root, how))
+    decode = Remembered(partial(decode_scene, by_group, split, read, size, how))
     names = tuple(f"scene-{split}-{i}" for i in range(COUNTS[split]))
     return SegmentationSet(decode, CLASSES, names, fingerprint_of("scenes", alone.fingerprint, names, size))
+
+
+def decode_scene(
+    by_group: list[list[str]], split: int, read: Callable, size: int, how: Rendering, i: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """One scene ``(size, size, 3)`` and its labels; ``by_group``: names of the objects of each class."""
+    rng = np.random.default_rng((how.seed, split, i))
+    ground = Image.fromarray((mini.compose if split == REAL else mini.render)(NOTHING, size, rng, how))
+
+    def draw(label: int) -> Image.Image:
+        cutout = read(by_group[label - 1][rng.integers(len(by_group[label - 1]))])
+        return cutout if split == REAL else turned(cutout, rng, how)
+
+    return compose(ground, draw, rng, how)
 
 
 def load(root: Path, size: int, how: Rendering = Rendering(ground="textures")) -> SegmentationDomains:

@@ -112,20 +112,24 @@ def pair_set(
     image without a label map (None) is UNLABELLED throughout.
     """
 
-    def decode(i: int) -> tuple[np.ndarray, np.ndarray]:
-        image = read_image(pairs[i][0]).convert("RGB")
-        if pairs[i][1] is None:
-            return np.asarray(image), np.full(image.size[::-1], UNLABELLED, np.int16)
-        labels = read(pairs[i][1])
-        if (size := labels.shape[::-1]) != image.size:
-            if not resized:
-                raise AsgError(f"{pairs[i][1]} has {size} pixels and its image {image.size}: obtain both again.")
-            labels = nearest(labels, image.size)
-        return np.asarray(image), labels
-
     names = tuple(image.relative_to(root).as_posix() for image, _ in pairs)
     sizes = [tuple(path.stat().st_size for path in pair if path is not None) for pair in pairs]
-    return SegmentationSet(decode, CLASSES, names, fingerprint_of(names, sizes))
+    return SegmentationSet(partial(decode_pair, pairs, read, resized), CLASSES, names, fingerprint_of(names, sizes))
+
+
+def decode_pair(
+    pairs: list[tuple[Path, Path | None]], read: Callable[[Path], np.ndarray], resized: bool, i: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """An image ``(H, W, 3)`` and its labels ``(H, W)``."""
+    image = read_image(pairs[i][0]).convert("RGB")
+    if pairs[i][1] is None:
+        return np.asarray(image), np.full(image.size[::-1], UNLABELLED, np.int16)
+    labels = read(pairs[i][1])
+    if (size := labels.shape[::-1]) != image.size:
+        if not resized:
+            raise AsgError(f"{pairs[i][1]} has {size} pixels and its image {image.size}: obtain both again.")
+        labels = nearest(labels, image.size)
+    return np.asarray(image), labels
 
 
 def official_split(path: Path) -> dict[str, set[int]]:

@@ -1,5 +1,7 @@
 """Generated shapes in two styles, seconds to train on: for tests only, never in the book."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
@@ -34,13 +36,18 @@ def image_set(count: int, size: int, seed: int, real: bool) -> ImageSet:
     """``count`` shapes, classes in turn; image i is drawn from (seed, i) alone."""
     labels = torch.arange(count) % len(CLASSES)
     return ImageSet(
-        lambda i: draw(int(labels[i]), size, np.random.default_rng((seed, i)), real),
+        partial(decode_shape, size, seed, real),
         labels,
         CLASSES,
         tuple(f"toy-{seed}-{i}" for i in range(count)),
         fingerprint_of("toy", count, size, seed, real),
         imagenet=labels.clone(),
     )
+
+
+def decode_shape(size: int, seed: int, real: bool, i: int) -> np.ndarray:
+    """The shape of image ``i``."""
+    return draw(i % len(CLASSES), size, np.random.default_rng((seed, i)), real)
 
 
 def load(size: int) -> Domains:
@@ -51,14 +58,16 @@ def load(size: int) -> Domains:
 
 def scene_set(count: int, size: int, seed: int, real: bool) -> SegmentationSet:
     """``count`` scenes of one shape; its pixels are those that differ much from the ground."""
-
-    def decode(i: int) -> tuple[np.ndarray, np.ndarray]:
-        pixels = draw(i % len(CLASSES), size, np.random.default_rng((seed, i)), real)
-        shape = np.abs(pixels.astype(int) - (35 if real else 230)).max(2) > 30  # (H, W)
-        return pixels, (shape * (1 + i % len(CLASSES))).astype(np.int16)
-
     names = tuple(f"toy-scene-{seed}-{i}" for i in range(count))
-    return SegmentationSet(decode, ("ground", *CLASSES), names, fingerprint_of("toy scenes", count, size, seed, real))
+    decode, fingerprint = partial(decode_scene, size, seed, real), fingerprint_of("toy scenes", count, size, seed, real)
+    return SegmentationSet(decode, ("ground", *CLASSES), names, fingerprint)
+
+
+def decode_scene(size: int, seed: int, real: bool, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """The scene ``i`` and its labels ``(H, W)``."""
+    pixels = decode_shape(size, seed, real, i)
+    shape = np.abs(pixels.astype(int) - (35 if real else 230)).max(2) > 30  # (H, W)
+    return pixels, (shape * (1 + i % len(CLASSES))).astype(np.int16)
 
 
 def load_scenes(size: int) -> SegmentationDomains:

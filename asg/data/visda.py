@@ -5,8 +5,11 @@ Layout (``data_scripts/visda17.py`` makes and verifies it): ``ROOT/train/image_l
 Following the paper, the validation photographs are what results are reported on.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from asg import AsgError
@@ -44,7 +47,7 @@ def read_list(root: Path, split: str) -> list[tuple[str, int]]:
     return rows
 
 
-def models(names: list[str]) -> torch.Tensor:
+def models(names: Sequence[str]) -> torch.Tensor:
     """Number of the CAD model that each render ``class/MODEL__yaw_light_pitch.png`` shows, ``(N,)``.
 
     A file that is named otherwise, as the photographs are, shows its own.
@@ -55,15 +58,20 @@ def models(names: list[str]) -> torch.Tensor:
 
 def image_set(root: Path, split: str, rows: list[tuple[str, int]], size: int) -> ImageSet:
     """The listed images of one split, resized and cropped as in the paper."""
-    files = [root / split / name for name, _ in rows]
+    names = tuple(name for name, _ in rows)
     return ImageSet(
-        lambda i: square(read_image(files[i]), size),
+        partial(decode_file, root / split, names, size),
         torch.tensor([label for _, label in rows]),
         CLASSES,
-        tuple(name for name, _ in rows),
+        names,
         fingerprint_of("visda17", split, size, rows),
-        cluster=models([name for name, _ in rows]),
+        cluster=models(names),
     )
+
+
+def decode_file(folder: Path, names: Sequence[str], size: int, i: int) -> np.ndarray:
+    """One file, ``(size, size, 3)``."""
+    return square(read_image(folder / names[i]), size)
 
 
 def load(root: Path, size: int) -> Domains:
