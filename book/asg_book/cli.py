@@ -66,11 +66,14 @@ def run(
     fresh: Annotated[bool, typer.Option(help="Train again and compare with the kept record.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and estimates; train nothing.")] = False,
     tflops: Annotated[float, typer.Option(help="Throughput that --dry-run assumes, in TFLOP/s.")] = 15.0,
+    imagenet: Annotated[
+        Path | None, typer.Option(help="Folder of ImageNet's validation set: measure what the networks know of it.")
+    ] = None,
     settings: Settings = [],  # noqa: B006
     device: Device = None,
 ) -> None:
     """Train arms of an experiment, or print what their records say."""
-    from asg import dryrun, records
+    from asg import dryrun, records, remembering
     from asg.run import run as run_once
 
     declared = get(experiment)
@@ -81,6 +84,11 @@ def run(
                 break
             record = run_once(config, fresh, device)
             print(f"{label(experiment, name, config)}: {describe(record['final'])}  (key {record['key']})")
+            if imagenet is not None:
+                knows = remembering.remembered(config, imagenet, device)
+                print(
+                    f"  ImageNet: top-1 {100 * knows['top1']:.1f}  top-5 {100 * knows['top5']:.1f}  of {knows['images']:,}"
+                )
             if fresh and (kept := records.find(config)):
                 same = kept["evaluations"] == record["evaluations"]
                 print(f"  kept record: {describe(kept['final'])}  identical: {same}")
