@@ -49,6 +49,18 @@ Sources = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:N or mps; the best there is if not given.")]
 
 
+def watch_by(tracker: str | None) -> str | None:
+    """Let the runs of this command, in other processes too, be watched (:mod:`asg.tracking`)."""
+    if tracker is not None:
+        os.environ["ASG_TRACK"] = tracker
+    return tracker
+
+
+Track = Annotated[
+    str | None, typer.Option(help="Watch it: tensorboard (in runs/watched), wandb or mlflow.", callback=watch_by)
+]
+
+
 def parse_settings(settings: list[str]) -> dict:
     """``["lr=0.01", "sgd=torch"]`` → overrides; values are JSON, or text where they are not."""
     overrides = {}
@@ -116,6 +128,7 @@ def train(
     ] = None,
     settings: Settings = [],  # noqa: B006
     device: Device = None,
+    track: Track = None,
 ) -> None:
     """Train on your own renders, with proxy guidance or by another recipe, and report on your own photos."""
     from asg import own
@@ -135,6 +148,7 @@ def adapt(
     out: Annotated[Path, typer.Option(help="Folder for the adapted model.")] = Path("adapted"),
     settings: Annotated[list[str], typer.Option("--set", help="FIELD=VALUE of the adaptation.")] = [],  # noqa: B006
     device: Device = None,
+    track: Track = None,
 ) -> None:
     """Adapt a model to your own unlabelled photos by self-training."""
     from asg import own

@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import nn
 
-from asg import AsgError, processes, records
+from asg import AsgError, processes, progress, records
 from asg.config import RunConfig
 from asg.data import read_domains
 from asg.data.images import make_folder
@@ -139,7 +139,13 @@ def _train(
             return found
         if fresh:
             processes.once(lambda: forget(folder))
-        result, network = training(config, folder, device, on_evaluation)
+        with processes.held(progress.announced(folder, config)) as about:
+
+            def on(evaluation: dict) -> None:
+                progress.note(folder, about, evaluation.get("step"))
+                on_evaluation(evaluation)
+
+            result, network = training(config, folder, device, on)
 
         def keep() -> dict:
             record = {

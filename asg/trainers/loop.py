@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from tqdm import tqdm
 
-from asg import AsgError, processes
+from asg import AsgError, processes, tracking
 from asg.config import RunConfig
 from asg.controllers.base import Controller
 from asg.data.images import StepSampler, total_steps
@@ -71,6 +71,7 @@ def make_accelerator(config: RunConfig, device: str | None) -> Accelerator:
             cpu=kind == "cpu",
             mixed_precision=config.precision,
             dataloader_config=DataLoaderConfiguration(split_batches=True, dispatch_batches=False, even_batches=False),
+            **tracking.arguments(),
         )
     if accelerator.num_processes != processes.launched() or accelerator.device.type != kind:
         raise AsgError(
@@ -212,7 +213,7 @@ def fit(
 
     when = evaluation_steps(total, config.evaluations)
     sums: dict[str, Tensor] = {k: torch.tensor(v, device=accelerator.device) for k, v in at.window.items()}
-    began, saved_at = time.monotonic() - at.seconds, time.monotonic()
+    began, saved_at, watched = time.monotonic() - at.seconds, time.monotonic(), (time.monotonic(), at.step)
 
     def look(checkpoint: bool) -> None:
         nonlocal saved_at
@@ -239,11 +240,24 @@ def fit(
         if not is_finite(numbers):
             raise_diverged(config, at.step, folder)
         at.evaluations.append(numbers)
+        tracking.note(accelerator, "evaluation", numbers, at.step)
         sums.clear()
         at.window_steps = 0
         look(checkpoint=True)
         if accelerator.is_main_process:
             on_evaluation(at.evaluations[-1])
+
+    def watch(losses: dict[str, Tensor], rates: dict[str, float]) -> None:
+        """Tell those who watch the run about its last step, and its speed since the last time."""
+        nonlocal watched
+        now, seen = time.monotonic(), at.step - watched[1]
+        tracking.note(accelerator, "loss", {name: value.item() for name, value in losses.items()}, at.step)
+        tracking.note(accelerator, "rate", rates, at.step)
+        speed = {"images_per_second": seen * config.batch / max(now - watched[0], 1e-9)}
+        if accelerator.device.type == "cuda":
+            speed["memory_mb"] = torch.cuda.max_memory_allocated(accelerator.device) / 2**20
+        tracking.note(accelerator, "speed", speed, at.step)
+        watched = now, at.step
 
     def asked_by_any(step: int) -> bool:
         """Whether a process was asked to end; of several ones all must agree on the step."""
@@ -279,6 +293,8 @@ def fit(
                 sums[name] = sums.get(name, 0.0) + value
             at.step += 1
             at.window_steps += 1
+            if accelerator.trackers and at.step % CHECK == 0:
+                watch(losses, rates)
             if at.step in when:
                 take_stock()
                 bar.set_postfix(

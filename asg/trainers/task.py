@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.data import BatchSampler, Dataset
 
+from asg import tracking
 from asg.config import RunConfig
 from asg.controllers import make_controller, rate_groups
 from asg.data.images import StepSampler
@@ -77,10 +78,14 @@ def conduct(
         groups = rate_groups(config, task.network, task.groups)
         controller = make_controller(config, groups, len(task.images))
         projection = make_projection(config, task.network, task.images, task.held_out)
-        done = fit(
-            config, task.network, groups, task.images, task.objective, task.evaluate, controller,
-            folder, accelerator, on_evaluation, task.batches, task.final, stop, projection, known,
-        )  # fmt: skip
+        tracking.begin(accelerator, config)
+        try:
+            done = fit(
+                config, task.network, groups, task.images, task.objective, task.evaluate, controller,
+                folder, accelerator, on_evaluation, task.batches, task.final, stop, projection, known,
+            )  # fmt: skip
+        finally:
+            tracking.end(accelerator)
     return {**result_of(task, done, accelerator, prepared), **controller.report()}, task.network
 
 

@@ -15,7 +15,7 @@ import typer
 from tqdm import tqdm
 
 from asg import AsgError, places
-from asg.cli import Device, Settings, app, main, parse_settings
+from asg.cli import Device, Settings, Track, app, main, parse_settings
 from asg.config import MetaConfig, RunConfig
 from asg_book.experiments import BOOK, EPISODES, EXPERIMENTS, POLICIES, PROFILES, Experiment, get, policy_config
 from asg_book.workers import in_workers
@@ -67,10 +67,11 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print settings and estimates; train nothing.")] = False,
     tflops: Annotated[float, typer.Option(help="Throughput that --dry-run assumes, in TFLOP/s.")] = 15.0,
     imagenet: Annotated[
-        Path | None, typer.Option(help="Folder of ImageNet's validation set: measure what the networks know of it.")
+        Path | None, typer.Option(help="ImageNet's validation set: measure what the networks know of it.")
     ] = None,
     settings: Settings = [],  # noqa: B006
     device: Device = None,
+    track: Track = None,
 ) -> None:
     """Train arms of an experiment, or print what their records say."""
     from asg import dryrun, records, remembering
@@ -86,9 +87,8 @@ def run(
             print(f"{label(experiment, name, config)}: {describe(record['final'])}  (key {record['key']})")
             if imagenet is not None:
                 knows = remembering.remembered(config, imagenet, device)
-                print(
-                    f"  ImageNet: top-1 {100 * knows['top1']:.1f}  top-5 {100 * knows['top5']:.1f}  of {knows['images']:,}"
-                )
+                shares = f"top-1 {100 * knows['top1']:.1f}  top-5 {100 * knows['top5']:.1f}"
+                print(f"  ImageNet: {shares}  of {knows['images']:,}")
             if fresh and (kept := records.find(config)):
                 same = kept["evaluations"] == record["evaluations"]
                 print(f"  kept record: {describe(kept['final'])}  identical: {same}")
@@ -105,6 +105,7 @@ def reproduce(
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Obtain data that a node lacks by their script (ray).")
     ] = False,
+    track: Track = None,
 ) -> None:
     """Train whatever has no current record, and remove nothing. Stop it at any time; it goes on where it was."""
     from asg import records
@@ -139,6 +140,19 @@ def reproduce(
         print(f"runs of these policies wait until `asg policy` has made them: {', '.join(sorted(waiting))}")
     if failed:
         raise AsgError(f"{failed} runs failed (why is said above): mend the cause and run `asg reproduce` again.")
+
+
+@app.command()
+def runs() -> None:
+    """List the runs of this machine that are in progress, stopped or failed, and how many networks are kept."""
+    from asg import progress
+
+    states = progress.states()
+    for one in states:
+        print(one)
+    if not states:
+        print("No run is in progress, stopped or failed.")
+    print(f"{progress.kept_networks()} finished runs have kept their network; `asg experiments` counts the records.")
 
 
 @app.command()

@@ -250,7 +250,8 @@ def environment_of_tasks() -> dict[str, str]:
         "ASG_DATA": data_root(), "ASG_RUNS": records.runs_root(), "ASG_POLICIES": places.policies(),
         "ASG_RESULTS": records.runs_root() / "records",
     }  # fmt: skip
-    return {**QUIET, **{name: str(path.resolve()) for name, path in places_here.items()}}
+    tracker = {name: value for name in ("ASG_TRACK",) if (value := os.environ.get(name))}
+    return {**QUIET, **tracker, **{name: str(path.resolve()) for name, path in places_here.items()}}
 
 
 def versions() -> dict[str, int]:
