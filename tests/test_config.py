@@ -53,6 +53,7 @@ OTHER = {
     "weight_decay": {"weight_decay": 0.0},
     "sgd": {"sgd": "torch"},
     "precision": {"precision": "bf16"},
+    "compile": {"compile": True},
     "threads": {"threads": 1},
     "workers": {"workers": 1},
     "evaluations": {"evaluations": 5},

@@ -70,7 +70,9 @@ def make_accelerator(config: RunConfig, device: str | None) -> Accelerator:
         accelerator = Accelerator(
             cpu=kind == "cpu",
             mixed_precision=config.precision,
-            dataloader_config=DataLoaderConfiguration(split_batches=True, dispatch_batches=False, even_batches=False),
+            dataloader_config=DataLoaderConfiguration(
+                split_batches=True, dispatch_batches=False, even_batches=False, non_blocking=kind == "cuda"
+            ),
             **tracking.arguments(),
         )
     if accelerator.num_processes != processes.launched() or accelerator.device.type != kind:
@@ -193,9 +195,11 @@ def fit(
         at = Progress(**saved["progress"])
     end = total if stop is None else min(stop, total)
     sampler = batches(len(images), config.batch, config.seed, at.step, end)
-    loader = DataLoader(images, batch_sampler=sampler, num_workers=config.workers)
+    pinned = accelerator.device.type == "cuda"  # else there is nothing to copy while the device works
+    loader = DataLoader(images, batch_sampler=sampler, num_workers=config.workers, pin_memory=pinned)
     network, optimiser, loader = accelerator.prepare(network, optimiser, loader)
     bare = accelerator.unwrap_model(network)
+    stepped = torch.compile(network) if config.compile else network
     if saved is not None and "scaler" in saved and accelerator.scaler is not None:
         accelerator.scaler.load_state_dict(saved["scaler"])
     average = make_average(config, bare)
@@ -277,7 +281,7 @@ def fit(
             rates = controller.rates(at.step)
             for group in optimiser.param_groups:
                 group["lr"] = rates[group["name"]]
-            losses = objective(network, indices, x, labels, controller.weight(at.step))
+            losses = objective(stepped, indices, x, labels, controller.weight(at.step))
             optimiser.zero_grad()
             accelerator.backward(losses["total"])
             optimiser.step()

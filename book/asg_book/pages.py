@@ -612,3 +612,30 @@ def benchmarks() -> pd.DataFrame:
     measured = json.loads(path.read_text("utf-8"))
     rows = {name: f"{ratio:.2f}" for name, ratio in measured["ratios"].items()}
     return pd.DataFrame({f"ratio ({measured['setting']}; {measured['date']})": rows})
+
+
+def gpu() -> Styler | Markdown:
+    """What ``benchmarks/gpu.py`` measured on a GPU, with its name; a sentence where nobody has run it."""
+    path = records.results_root() / "gpu.json"
+    if not path.exists():
+        return Markdown(
+            "Not measured: `python benchmarks/gpu.py` measures it on any machine with a GPU, in ten minutes."
+        )
+    found = json.loads(path.read_text("utf-8"))
+    rows = {
+        name: {"images/s": case["error"]}
+        if "error" in case
+        else {
+            "images/s": f"{case['images_per_second']:.0f}",
+            "s a step": f"{case['seconds_per_step']:.3f}",
+            "batch": str(case["batch"]),
+            "peak MB": str(case["memory_mb"] or ""),
+            "planned MB": str(case["planned_mb"]),
+            "images/s, evaluated": f"{case['evaluated_per_second']:.0f}",
+        }
+        for name, case in found["cases"].items()
+    }
+    caption = (
+        f"{found['device']}, {found['processes']} process(es), torch {found['versions']['torch']}, {found['date']}"
+    )
+    return styled(pd.DataFrame(rows).T.fillna("").rename_axis(columns=caption))
