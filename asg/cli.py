@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from tqdm import tqdm
 
-from asg import AsgError, interrupts, launcher, places
+from asg import AsgError, interrupts, launcher, memory, places
 from asg.own_recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -265,6 +265,7 @@ def main() -> None:
     """
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, terminate)
+    memory.keep_freed()
     codecs.register_error("as it is", as_it_is)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="as it is")

@@ -13,7 +13,7 @@ PACKAGES = [Path(package.__file__).parent for package in (asg, asg_book)]
 # From the lowest to the highest: a module imports from levels below its own only; a new one must be given its level.
 LEVELS = [
     ["asg"],
-    ["asg.config", "asg.places", "asg.packages", "asg.launcher", "asg.own_recipes", "asg.interrupts"],
+    ["asg.config", "asg.places", "asg.packages", "asg.launcher", "asg.own_recipes", "asg.interrupts", "asg.memory"],
     ["asg.recipes"],
     ["asg.processes", "asg.tensors", "asg.tracking"],
     ["asg.data.images", "asg.data.indexed", "asg.data.grounds", "asg.data.augment"],

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from asg import AsgError, places, records
+from asg import AsgError, memory, places, records
 from asg.config import MetaConfig, RunConfig
 from asg.data import data_root, read_domains, sets_of
 from asg.interrupts import Stopped
@@ -219,6 +219,7 @@ class Player:
         member: int,
     ) -> None:
         refuse_other_code(expected)
+        memory.keep_freed()
         self.meta, self.meeting, self.member = meta, meeting, member
         self.learner = Learner(meta, self.gather)
         with cpu_threads(meta.student.threads):
@@ -272,6 +273,7 @@ def refuse_other_code(expected: dict[str, int]) -> None:
 def perform(expected: dict[str, int], call: Callable, given: tuple) -> object:
     """One call in a worker, which must have the code of the driver."""
     refuse_other_code(expected)
+    memory.keep_freed()
     return call(*given)
 
 

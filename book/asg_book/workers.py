@@ -8,12 +8,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context, parent_process
 
-from asg import AsgError
+from asg import AsgError, memory
 from asg.interrupts import EXIT_CODE, Stopped
 
-# Of the environment of workers: no progress bars (tqdm looks here where it is imported), and no memory that glibc gives
-# back at every step.
-QUIET = {"TQDM_DISABLE": "1", "MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
+QUIET = {"TQDM_DISABLE": "1"}  # of the environment of workers: tqdm looks here where it is imported
 
 
 def in_workers(call: Callable, arguments: list[tuple], jobs: int) -> Iterator[tuple[tuple, object]]:
@@ -54,6 +52,7 @@ def attempt(call: Callable, *given: object) -> object:
 
 def work_for_parent() -> None:
     """End a worker with the command that started it; its run can be resumed."""
+    memory.keep_freed()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def follow() -> None:
