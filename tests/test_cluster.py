@@ -89,6 +89,7 @@ LOST = """
 import json, sys
 from pathlib import Path
 import test_cluster
+from asg import AsgError
 from asg_book import cluster
 cluster.RETRIES = 1
 fields = json.loads(sys.argv[1])
@@ -96,6 +97,12 @@ for _, record in cluster.on_ray(test_cluster.dying, [(fields, sys.argv[2]), ({**
     Path(sys.argv[2], f"{record['seed']}.json").write_text(json.dumps(record))
 for _, error in cluster.on_ray(test_cluster.ending, [()], workers=1):
     Path(sys.argv[2], "error").write_text(f"{type(error).__name__} {error}")
+for _, error in cluster.on_ray(test_cluster.refusing, [()], workers=1):
+    Path(sys.argv[2], "refused").write_text(f"{type(error).__name__} {error}")
+try:
+    list(cluster.on_ray(test_cluster.refusing, [()], 1, cluster.Resources(gpus=1)))
+except AsgError as error:
+    Path(sys.argv[2], "lacking").write_text(str(error))
 """
 
 
@@ -118,12 +125,18 @@ def ending() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def refusing() -> None:
+    raise AsgError("the lamp is broken: replace it.")
+
+
 def test_a_killed_worker_is_a_retry_that_goes_on(workplace, monkeypatch, tmp_path):
     config = make_config(PROFILES["toy"], {"evaluations": 4})
     (script := tmp_path / "lost.py").write_text(LOST)
     ended(started([str(script), config.to_json(), str(tmp_path)]))
     assert (tmp_path / "killed").exists()
     assert (tmp_path / "error").read_text().startswith("AsgError its worker was lost 2 times (")
+    assert (tmp_path / "refused").read_text() == "AsgError the lamp is broken: replace it."
+    assert (tmp_path / "lacking").read_text().startswith("No node has the 1 CPUs and 1 GPUs that a run asks for: give")
     monkeypatch.setenv("ASG_RESULTS", str(tmp_path / "alone"))
     monkeypatch.setenv("ASG_RUNS", str(tmp_path / "alone"))
     for seed in (0, 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 import subprocess
@@ -54,10 +55,13 @@ def import_ray() -> ModuleType:
 
 
 @contextmanager
-def connected(ray: ModuleType, workers: int) -> Iterator[None]:
-    """The cluster at ``$RAY_ADDRESS``, or one on this machine, of ``workers`` CPUs, which ends with the block."""
+def connected(ray: ModuleType, workers: int, resources: Resources) -> Iterator[None]:
+    """The cluster at ``$RAY_ADDRESS``, or one on this machine for ``workers`` tasks, which ends with the block.
+
+    Raises :class:`AsgError` where this machine lacks what a task takes; of a cluster, which may grow, it is said alone.
+    """
     address = os.environ.get("RAY_ADDRESS")
-    here = {} if address else {"num_cpus": workers, "include_dashboard": False}
+    here = {} if address else {"num_cpus": math.ceil(workers * resources.cpus), "include_dashboard": False}
     try:
         ray.init(address=address or "local", log_to_driver=False, **here)
     except Exception as error:  # Ray raises a dozen kinds
@@ -67,6 +71,12 @@ def connected(ray: ModuleType, workers: int) -> Iterator[None]:
             "RAY_ADDRESS to start one here."
         ) from None
     try:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(node.get("CPU", 0) >= resources.cpus and node.get("GPU", 0) >= resources.gpus for node in nodes):
+            lacking = f"No node has the {resources.cpus:g} CPUs and {resources.gpus:g} GPUs that a run asks for"
+            if not address:
+                raise AsgError(f"{lacking}: give fewer by --cpus-per-run and --gpus-per-run.")
+            print(f"{lacking} yet: waiting for one.", file=sys.stderr, flush=True)
         yield
     finally:
         ray.shutdown()
@@ -83,7 +93,7 @@ def on_ray(
     where the next command finds it.
     """
     ray = import_ray()
-    with connected(ray, workers) if arguments else nullcontext():
+    with connected(ray, workers, resources) if arguments else nullcontext():
         environment = {"env_vars": environment_of_tasks()}
         task = ray.remote(
             num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=RETRIES, retry_exceptions=[Stopped],
@@ -96,12 +106,17 @@ def on_ray(
             try:
                 yield given, ray.get(done)
             except ray.exceptions.RayTaskError as error:
-                if not isinstance(error.cause, (AsgError, ModuleNotFoundError)):
+                if (told := mendable(error)) is error:
                     raise
-                yield given, AsgError(str(error.cause))
+                yield given, told
             except ray.exceptions.RayError as error:
                 reason = str(error).splitlines()[0]
                 yield given, AsgError(f"its worker was lost {RETRIES + 1} times ({reason}): look at `ray status`.")
+
+
+def mendable(error: Exception) -> Exception:
+    """What the user can mend of an error in a task, as the :class:`AsgError` that it was there; else the error."""
+    return AsgError(str(error.cause)) if isinstance(error.cause, (AsgError, ModuleNotFoundError)) else error
 
 
 @contextmanager
@@ -114,7 +129,7 @@ def rounds(
     in which a worker is lost is played again by new ones.
     """
     ray = import_ray()
-    with connected(ray, meta.parallel):
+    with connected(ray, meta.parallel, resources):
         troupe = Troupe(ray, meta, folder, device, resources)
 
         def play_round(learner: Learner, numbers: range) -> list[dict]:
@@ -122,12 +137,12 @@ def rounds(
                 try:
                     return troupe.play(learner, numbers)
                 except ray.exceptions.RayTaskError as error:
-                    if isinstance(error.cause, (AsgError, ModuleNotFoundError)):
-                        raise AsgError(str(error.cause)) from None
-                    raise
+                    if not isinstance(error.cause, Stopped):
+                        raise mendable(error) from None
+                    reason = str(error.cause)  # its node is about to be taken away
                 except ray.exceptions.RayError as error:
                     reason = str(error).splitlines()[0]
-                    troupe.replace()
+                troupe.replace()
             raise AsgError(f"A worker was lost {RETRIES + 1} times ({reason}): look at `ray status`.")
 
         yield play_round
