@@ -290,11 +290,17 @@ def ratios(table: pd.DataFrame, x: str) -> Figure:
     look = {"hue": "arm", "style": "arm"} if "arm" in table else {}
     for axis, part in zip(axes.flat, parts, strict=False):
         sns.lineplot(table[table["part"] == part], x=x, y="ratio", errorbar="sd", ax=axis, **look)
-        axis.set(title=str(part).replace("+", " + "), ylabel="ratio", ylim=(-0.05, 1.05))
+        axis.set(title=part_title(str(part)), ylabel="ratio", ylim=(-0.05, 1.05))
     for axis in axes.flat[len(parts) :]:
         axis.set_visible(False)
     one_legend(figure, axes.flat)
     return figure
+
+
+def part_title(part: str) -> str:
+    """A part of the network by its layer groups, of more than three the first and the last."""
+    groups = part.split("+")
+    return " + ".join(groups) if len(groups) <= 3 else f"{groups[0]} … {groups[-1]}"
 
 
 def sweep(table: pd.DataFrame, metrics: Sequence[str], xlabel: str) -> Figure:

@@ -1,7 +1,9 @@
 #!/bin/bash
-# Every missing run of an experiment on several nodes: one Ray cluster for the length of the job.
-#   sbatch examples/clusters/slurm_ray.sh --experiment guidance --profile paper --gpus-per-run 1
-# Repository, data, runs and results lie on storage that all nodes share; .venv has the extra [ray].
+# Every missing run of an experiment on several nodes:
+#   sbatch examples/clusters/slurm_ray.sh \
+#     --experiment guidance --profile paper --gpus-per-run 1
+# Repository, data, runs and results lie on storage that all nodes
+# share; the environment .venv has the extra [ray].
 #SBATCH --job-name=asg
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
@@ -12,11 +14,16 @@
 set -euo pipefail
 
 . .venv/bin/activate
+# A token in the home folder, which the nodes share: nobody else may
+# use the cluster.
 export RAY_AUTH_MODE=token
-ray get-auth-token --generate >/dev/null # in the home folder, which the nodes share: nobody else may use the cluster
-export RAY_ADDRESS="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):${RAY_PORT:-6379}"
+ray get-auth-token --generate >/dev/null
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export RAY_ADDRESS="$head:${RAY_PORT:-6379}"
 
-# Ray starts on each node and waits for all of them; the first one runs the command, and its end is the cluster's.
+# Ray starts on each node and waits for all of them; the first one
+# runs the command, and its end is the cluster's.
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" \
-  ray symmetric-run --address "$RAY_ADDRESS" --min-nodes "$SLURM_JOB_NUM_NODES" -- \
+  ray symmetric-run --address "$RAY_ADDRESS" \
+  --min-nodes "$SLURM_JOB_NUM_NODES" -- \
   asg reproduce --on ray "$@"
