@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from asg import records
+from asg import AsgError, records
 from asg.config import RunConfig
 from asg.interrupts import Stopped
 
@@ -61,8 +61,9 @@ def note(folder: Path, about: dict, step: int) -> None:
 
 
 def write(folder: Path, about: dict) -> None:
-    """Replace what is said in ``folder``."""
-    records.write_text(folder / FILE, json.dumps(about) + "\n")
+    """Replace what is said in ``folder``; where there is no space for it nothing is said, and the run goes on."""
+    with suppress(AsgError):
+        records.write_text(folder / FILE, json.dumps(about) + "\n")
 
 
 def states() -> list[State]:

@@ -479,14 +479,15 @@ def tell(**outcome):
 
 mount(10**6)  # first of all: may this process mount?
 import numpy as np, torch
-from asg import AsgError, records
+from asg import AsgError, progress, records
 from asg.config import make_config
 from asg.data.images import ImageSet, materialise
 from asg_book.experiments import PROFILES
 from asg.run import run
 
 def files():
-    return {str(p.relative_to(disk)): p.read_bytes() for p in disk.rglob("*") if p.is_file() and "lock" not in p.name}
+    return {str(p.relative_to(disk)): p.read_bytes() for p in disk.rglob("*")
+            if p.is_file() and "lock" not in p.name and p.name != progress.FILE}
 
 def error_of(call):
     try:
