@@ -158,10 +158,7 @@ class Learner:
         distance = brought - usual
         share = max(MOVING, 1 / (self.at.updates + 1))  # a plain mean at first
         self.at.square += share * (float((distance[~distance.isnan()] ** 2).mean()) - self.at.square)
-        moved = (usual + MOVING * distance.nanmean(0)).tolist()
-        self.at.means[:end] = [
-            new if math.isfinite(new) else old for new, old in zip(moved, usual.tolist(), strict=True)
-        ]
+        self.at.means[:end] = (usual + MOVING * distance.nanmean(0).nan_to_num()).tolist()  # a place without any stays
         return (returned - usual[first : first + len(returned)]) / max(self.at.square, 1e-8) ** 0.5
 
     def descend(self, loss: Tensor) -> None:
