@@ -5,6 +5,7 @@ Commands import what takes seconds when they are run, so that help does not wait
 
 import codecs
 import json
+import logging
 import os
 import signal
 import sys
@@ -15,9 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from tqdm import tqdm
 
-from asg import AsgError, interrupts, launcher, memory, places
+from asg import AsgError, interrupts, launcher, memory, messages, places
 from asg.own_recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -91,8 +91,15 @@ def parse_sources(given: list[str]) -> dict[Path, int]:
 
 
 @app.callback()
-def refuse(context: typer.Context) -> None:
+def begin(
+    context: typer.Context,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Results and warnings alone: no bars, no notices.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Every evaluation and checkpoint too.")] = False,
+) -> None:
     """Refuse a command of one process where a launcher has started several, and one of the book without the book."""
+    if quiet and verbose:
+        raise AsgError("--quiet and --verbose ask for opposite things: give one of them.")
+    messages.listen(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
     command = context.invoked_subcommand
     if launcher.launched() > 1 and command not in TOGETHER:
         raise AsgError(f"`asg {command}` is the work of one process: start it without a launcher.")
@@ -135,7 +142,7 @@ def train(
 
     control = {"control": {"kind": "learned", "policy": policy, "schedule": True}} if policy else {}
     overrides = {**control, **parse_settings(settings)}
-    own.model_of(parse_sources(source), target, out, overrides, device, recipe, print, task.value, class_list)
+    own.model_of(parse_sources(source), target, out, overrides, device, recipe, task.value, class_list)
     report = (out / "report.md").read_text("utf-8", "surrogateescape")
     print(f"\n{report}\nThe model is in {out}: `asg predict {out} IMAGE …` uses it; {out / 'report.html'} shows it.")
 
@@ -153,7 +160,7 @@ def adapt(
     """Adapt a model to your own unlabelled photos by self-training."""
     from asg import own
 
-    result, classes = own.adapt(model, parse_sources(source), target, out, parse_settings(settings), device, print)
+    result, classes = own.adapt(model, parse_sources(source), target, out, parse_settings(settings), device)
     labelled = result["final"]["labelled"]
     print(f"Adapted in {result['seconds']:.0f} s. Pseudo-labels of the last round:")
     print("\n".join(f"  {name:20} {count}" for name, count in zip(classes, labelled, strict=True)))
@@ -183,12 +190,14 @@ def predict(
 
     An image that cannot be read is a row with the reason; the exit code is then 1.
     """
+    from tqdm import tqdm
+
     from asg import model_files, own, predict_masks, records
     from asg import predict as predicting
     from asg.recipes import is_dense
 
     config, classes = model_files.describe(model)
-    paths = predicting.images_of(images, lambda line: print(line, file=sys.stderr))
+    paths = predicting.images_of(images)
     broken: list[Path] = []
 
     def noting(rows: Iterator["Row"]) -> Iterator["Row"]:
@@ -272,7 +281,7 @@ def main() -> None:
     if not launcher.is_main():
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")
     try:
-        app(standalone_mode=True)
+        app(messages.with_level_first(sys.argv[1:]))
     except interrupts.Stopped as told:
         print(told, file=sys.stderr)
         sys.exit(interrupts.EXIT_CODE)

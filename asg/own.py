@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,8 @@ from asg.report import Scene, answered, write_report
 from asg.report_warnings import watch
 from asg.trainers import interpolation, self_training
 from asg.trainers.loop import make_accelerator
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -82,7 +85,6 @@ def model_of(
     overrides: dict,
     device: str | None = None,
     how: str | None = None,
-    say: Callable[[str], None] = lambda line: None,
     task: str = "classification",
     class_list: Path | None = None,
 ) -> dict:
@@ -90,8 +92,8 @@ def model_of(
 
     ``source``: a folder, or several of class folders, each with how often a pass sees its images.
     ``how``: the name of a :func:`recipe` of the ``task``, which ``overrides`` change further. ``class_list``: what the
-    values of masks mean, in segmentation. Names, order and files are read once, before the training; ``say`` is told
-    what is left out.
+    values of masks mean, in segmentation. Names, order and files are read once, before the training; what is left
+    out is logged.
     """
     sources = times_of(source)
     refuse_inside(out, *sources, target)
@@ -101,15 +103,15 @@ def model_of(
     make_accelerator(config, device)  # the processes meet before the first thing that one does for all
     for what, images in (*(("source", folder) for folder in sources), ("target", target)):
         if images is not None:
-            say(read_below(what, images, config))
+            log.info(read_below(what, images, config))
     domains = read_domains(config)
     classes, trainer = domains.source.classes, self_training.base_of(config)
     if is_dense(config):
-        say(f"classes: {', '.join(classes)}")
+        log.info("classes: %s", ", ".join(classes))
     made_of = {"settings": config.model_dump(), "images": domains.fingerprint, "classes": classes}
     with processes.held(own_folder(out, made_of)) as folder:
         whole = config.model_copy(update={"interpolate": None})
-        result, student = trainer.train(whole, folder, device, watch(config, domains, say), domains=domains)
+        result, student = trainer.train(whole, folder, device, watch(config, domains), domains=domains)
         if config.interpolate is not None:
             prepare = partial(trainer.prepare, domains=domains)
             between, student = interpolation.train(config, prepare, student, device)
@@ -141,13 +143,7 @@ def scenes_of(student: Student | DenseStudent, domains: Domains | SegmentationDo
 
 
 def adapt(
-    model: Path,
-    source: Path | Mapping[Path, int],
-    target: Path,
-    out: Path,
-    overrides: dict,
-    device: str | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    model: Path, source: Path | Mapping[Path, int], target: Path, out: Path, overrides: dict, device: str | None = None
 ) -> tuple[dict, tuple[str, ...]]:
     """Adapt a model to the images below ``target`` (resumed if ``out`` holds a checkpoint); the result and the classes.
 
@@ -163,8 +159,9 @@ def adapt(
     make_accelerator(config, device)
     images, domains = unlabelled(config), read_domains(config)
     for folder in sources:
-        say(read_below("source", folder, config))
-    say(f"target {target}: {images_below(folder_scenes.photos_of(target) if is_dense(config) else target)}")
+        log.info(read_below("source", folder, config))
+    photos = folder_scenes.photos_of(target) if is_dense(config) else target
+    log.info("target %s: %s", target, images_below(photos))
     if classes != (found := domains.source.classes):
         theirs = f"{' and '.join(map(str, sources))} has the classes {', '.join(found)}"
         raise AsgError(f"{theirs}, and {model} knows {', '.join(classes)}.")

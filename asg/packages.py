@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import subprocess
 import tempfile
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asg import AsgError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def fetch(package: Package, downloads: Path) -> None:
         raise AsgError(
             f"{package.client[0]} is not on this machine, and it is how {package.what} are fetched. {by_hand}"
         )
-    print(f"fetching {package.what} with {Path(package.client[0]).name}, from {package.published} …", flush=True)
+    log.info("fetching %s with %s, from %s …", package.what, Path(package.client[0]).name, package.published)
     with tempfile.TemporaryDirectory(dir=downloads) as folder:
         Path(folder).chmod(0o755)  # apt-get fetches as another user
         for client in filter(None, (package.client, package.again)):

@@ -6,7 +6,8 @@ import csv
 import glob
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from asg.model_files import load_model
 from asg.trainers.frozen import evaluation_batch
 from asg.trainers.loop import make_accelerator
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -32,8 +35,8 @@ class Prediction:
     reason: str | None = None
 
 
-def images_of(given: Sequence[Path], say: Callable[[str], None] = lambda line: None) -> list[Path]:
-    """Files as they are, of folders every image below them, of patterns what they match; ``say``: what is left out.
+def images_of(given: Sequence[Path]) -> list[Path]:
+    """Files as they are, of folders every image below them, of patterns what they match; what is left out is logged.
 
     Raises :class:`AsgError` for a pattern that matches nothing. A file that is not there stays: its row says so.
     """
@@ -41,13 +44,13 @@ def images_of(given: Sequence[Path], say: Callable[[str], None] = lambda line: N
     for path in given:
         if path.is_dir():
             found = images_below(path)
-            say(f"{path}: {found}")
+            log.info("%s: %s", path, found)
             files += found.images
         elif not path.exists() and glob.has_magic(str(path)):
             matched = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207 (Path takes no absolute pattern)
             if not matched:
                 raise AsgError(f"Nothing matches {path}: give files, folders, or another pattern.")
-            files += images_of(matched, say)
+            files += images_of(matched)
         else:
             files.append(path)
     return files

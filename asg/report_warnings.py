@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from scipy.stats import binomtest
-from tqdm import tqdm
 
 from asg.config import RunConfig
 from asg.data.folder import HELD_OUT
 from asg.data.images import UNLABELLED, Domains, ImageSet, total_steps
 from asg.data.segmentation import SegmentationDomains, SegmentationSet
+
+log = logging.getLogger(__name__)
 
 LEVEL = 0.01  # of the test whether held-out images are answered better than by guessing
 FEW_HELD_OUT, FEW_PHOTOS = 30, 10  # images; of a class: with 9 of 10 right the 95 % interval spans 40 points
@@ -84,10 +86,8 @@ def at_chance(value: float, held: ImageSet | SegmentationSet) -> str | None:
     return guessing_line(value, held) if is_guessing(value, held) else None
 
 
-def watch(
-    config: RunConfig, domains: Domains | SegmentationDomains, say: Callable[[str], None]
-) -> Callable[[dict], None]:
-    """Told of every evaluation, ``say`` once of one between start and end that is still :func:`at_chance`."""
+def watch(config: RunConfig, domains: Domains | SegmentationDomains) -> Callable[[dict], None]:
+    """Told of every evaluation, warn once of one between start and end that is still :func:`at_chance`."""
     last, said = total_steps(config, len(domains.source)), False
 
     def on_evaluation(evaluation: dict) -> None:
@@ -97,11 +97,10 @@ def watch(
         if (line := at_chance(evaluation["validation"], domains.validation)) is None:
             return
         said = True
-        with tqdm.external_write_mode():  # else the line begins where the progress bar ends
-            say(
-                f"early warning: at step {evaluation['step']} of {last} {line}: if the next evaluation is no better, "
-                f"stop, look at the source, and raise lr ({config.lr:g})."
-            )
+        log.warning(
+            f"early warning: at step {evaluation['step']} of {last} {line}: if the next evaluation is no better, "
+            f"stop, look at the source, and raise lr ({config.lr:g})."
+        )
 
     return on_evaluation
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from numbers import Number
 
 from accelerate import Accelerator
@@ -15,6 +17,17 @@ from asg.config import RunConfig
 from asg.places import place
 
 KINDS = ("tensorboard", "wandb", "mlflow")
+SHOWN_AS: ContextVar[str | None] = ContextVar("shown_as", default=None)
+
+
+@contextmanager
+def shown_as(name: str) -> Iterator[None]:
+    """Within, runs are shown under a name that a person gave them."""
+    before = SHOWN_AS.set(name.replace("/", "-"))  # trackers make a folder of it
+    try:
+        yield
+    finally:
+        SHOWN_AS.reset(before)
 
 
 def arguments() -> dict:
@@ -33,10 +46,11 @@ def arguments() -> dict:
 
 
 def begin(accelerator: Accelerator, config: RunConfig) -> None:
-    """Start the trackers of a run, if it has any; they show it under what identifies it, and its settings."""
+    """Start the trackers of a run, if it has any: they show its name (:func:`shown_as`) and hash, and its settings."""
     if accelerator.log_with:
         settings = {k: v if isinstance(v, Number | str) else str(v) for k, v in config.model_dump().items()}
-        accelerator.init_trackers(f"{config.profile}-{config.identity()}-{config.seed}", config=settings)
+        name = SHOWN_AS.get() or f"{config.profile} seed {config.seed}"
+        accelerator.init_trackers(f"{name} {config.identity()}", config=settings)
 
 
 def end(accelerator: Accelerator) -> None:

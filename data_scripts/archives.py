@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from asg import AsgError
+from asg import AsgError, messages
 from asg.data import data_root
 from asg.data.images import make_folder
 from asg.data.segmentation import SegmentationSet
@@ -226,6 +226,7 @@ def arguments(what: str, folder: str) -> argparse.ArgumentParser:
 
 def run(root: Path, work: Callable[[], str]) -> int:
     """Exit code of ``work``, which gives what to print; a fault's sentence goes to the standard error, with code 1."""
+    messages.listen()
     try:
         print(work())
     except AsgError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -117,7 +118,7 @@ def test_what_was_read_and_what_was_left_out_is_said(workplace, image_folders):
     folders = ["--source", image_folders.source, "--target", image_folders.target, "--out", workplace.data / "model"]
     done = CliRunner().invoke(app, ["train", *map(str, folders), "--device", "cpu", *settings])
     assert done.exit_code == 0, done.output
-    source, target = done.stdout.splitlines()[:2]
+    source, target = done.stderr.splitlines()[:2]
     assert source == (
         f"source {image_folders.source}: 36 images of 3 classes; left out: 1 × no image that can be read here (.heic)"
     )
@@ -352,7 +353,7 @@ def test_of_several_sources_each_is_seen_as_often_as_it_says(workplace, image_fo
     given = ["--source", str(image_folders.source), "--source", f"{more}=3", "--device", "cpu", *settings]
     done = CliRunner().invoke(app, ["train", *given, "--out", str(out)])
     assert done.exit_code == 0, done.output
-    assert f"source {more}: 8 images of 2 classes" in done.stdout
+    assert f"source {more}: 8 images of 2 classes" in done.stderr
     assert model_files.load_model(out)[2] == ("apple", "boat", "cup", "dog")
     adapted = workplace.data / "adapted"
     rounds = ["--target", str(image_folders.target), "--out", str(adapted), "--set", "rounds=1", "--set", "portion=1.0"]
@@ -397,15 +398,15 @@ def test_a_source_is_given_once_and_its_name_may_hold_an_equals_sign(tmp_path):
         parse_sources(["b", "b=2"])
 
 
-def test_photos_without_class_folders_are_answered_and_not_judged(workplace, image_folders):
+def test_photos_without_class_folders_are_answered_and_not_judged(workplace, image_folders, caplog):
     photos, out = workplace.data / "photos", workplace.data / "model"
     photos.mkdir()
     for k, path in enumerate(sorted(image_folders.target.rglob("*.png"))):
         path.rename(photos / f"{k}.png")
-    said = []
-    result = own.model_of(image_folders.source, photos, out, TINY, "cpu", say=said.append)
+    with caplog.at_level(logging.INFO, "asg"):
+        result = own.model_of(image_folders.source, photos, out, TINY, "cpu")
     count = len(list(photos.iterdir()))
-    assert f"target {photos}: {count} images; without class folders they have no labels to report on" in said
+    assert f"target {photos}: {count} images; without class folders they have no labels to report on" in caplog.messages
     final = result["final"]
     assert len(final["predicted"]) == count and 0 <= final["agreement"] <= 1
     assert not {"accuracy", "overall", "per_class", "ece"} & final.keys() and result["best_on_target"] is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -261,11 +262,15 @@ def test_unlabelled_photos_are_not_their_masks(scenes):
     assert read_domains(config).target is None
 
 
-def test_a_target_without_masks_is_answered_and_not_judged(workplace, scenes, tmp_path):
+def test_a_target_without_masks_is_answered_and_not_judged(workplace, scenes, tmp_path, caplog):
     shutil.rmtree(scenes.target / "masks")
-    out, said = tmp_path / "model", []
-    result = own.model_of(scenes.source, scenes.target, out, TINY, "cpu", say=said.append, task="segmentation")
-    assert f"target {scenes.target / 'images'}: 4 images; without masks/ they have no labels to report on" in said
+    out = tmp_path / "model"
+    with caplog.at_level(logging.INFO, "asg"):
+        result = own.model_of(scenes.source, scenes.target, out, TINY, "cpu", task="segmentation")
+    assert (
+        f"target {scenes.target / 'images'}: 4 images; without masks/ they have no labels to report on"
+        in caplog.messages
+    )
     assert 0 <= result["final"]["agreement"] <= 1 and not {"miou", "pixels", "per_class"} & result["final"].keys()
     assert result["best_on_target"] is None
     page = BeautifulSoup((out / "report.html").read_text("utf-8"), "html.parser")
@@ -309,7 +314,7 @@ def test_from_folders_to_masks_of_photos(workplace, scenes):
     folders = ["--source", scenes.source, "--target", scenes.target, "--out", model]
     done = asg("train", "--task", "segmentation", *folders, *settings)
     assert done.exit_code == 0, done.output
-    assert "20 images, each with a mask" in done.stdout and "classes: ground, disc, box" in done.stdout
+    assert "20 images, each with a mask" in done.stderr and "classes: ground, disc, box" in done.stderr
     network, config, classes = model_files.load_model(model)
     assert classes == NAMES and config.data == "folder-scenes"
     result = json.loads((model / "report.json").read_text("utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import sys
 from pathlib import Path
 
@@ -41,14 +42,17 @@ WRITES = (sys.executable, "-c", "open('things.whl', 'w').write('whole')")
 FAILS = (sys.executable, "-c", "import sys; sys.exit('no\\nway\\n')")
 
 
-def test_a_package_is_fetched_once_by_its_client_or_the_second_one(tmp_path: Path, capsys):
+def test_a_package_is_fetched_once_by_its_client_or_the_second_one(tmp_path: Path, caplog):
     for k, made in enumerate((package(*WRITES), package(*FAILS, again=WRITES))):
         downloads = tmp_path / str(k)
         downloads.mkdir()
-        assert obtain(made, None, downloads).read_text() == "whole"
-        assert "fetching the things" in capsys.readouterr().out
-        obtain(made, None, downloads)
-        assert capsys.readouterr().out == ""
+        with caplog.at_level(logging.INFO, "asg"):
+            assert obtain(made, None, downloads).read_text() == "whole"
+            (told,) = caplog.messages
+            assert told.startswith("fetching the things")
+            obtain(made, None, downloads)
+            assert caplog.messages == [told]
+        caplog.clear()
         assert [p.name for p in downloads.iterdir()] == ["things.whl"]
 
 

@@ -216,18 +216,17 @@ def test_many_rare_classes_are_counted():
     assert "c0 (1), c1 (1), c2 (1), c3 (1), c4 (1) and 3 more" in warning
 
 
-def test_the_early_warning_is_said_once_between_start_and_end():
-    said: list[str] = []
-    told = report_warnings.watch(settings(steps=100), domains(("a", "b", "c"), None), said.append)
+def test_the_early_warning_is_said_once_between_start_and_end(caplog):
+    told = report_warnings.watch(settings(steps=100), domains(("a", "b", "c"), None))
     for step, accuracy in ((0, 0.33), (25, 0.9), (50, 0.4), (75, 0.4), (100, 0.4)):
         told({"step": step, "validation": accuracy})
-        assert len(said) == (step >= 50)
-    assert said[0].startswith("early warning: at step 50 of 100 held-out accuracy is 40.0% on 30 images")
-    alone: list[str] = []
-    told = report_warnings.watch(settings(steps=100), domains(("a", "b", "c"), None), alone.append)
+        assert len(caplog.messages) == (step >= 50)
+    assert caplog.messages[0].startswith("early warning: at step 50 of 100 held-out accuracy is 40.0% on 30 images")
+    caplog.clear()
+    told = report_warnings.watch(settings(steps=100), domains(("a", "b", "c"), None))
     for step in (0, 100):
         told({"step": step, "validation": 0.3})
-    assert alone == []
+    assert caplog.messages == []
 
 
 def test_odd_names_are_escaped_and_nothing_is_asked_for_elsewhere():
@@ -336,15 +335,15 @@ def drawn(folder: Path, count: int) -> Path:
     return folder
 
 
-def test_a_training_writes_a_page_that_a_browser_can_read_alone(workplace, tmp_path: Path):
-    out, said = workplace.data / "model", []
+def test_a_training_writes_a_page_that_a_browser_can_read_alone(workplace, tmp_path: Path, caplog):
+    out = workplace.data / "model"
     settings = {
         "backbone": "timm:test_efficientnet", "weights": "random", "size": 64, "head_width": 8, "steps": 30,
         "batch": 4, "warmup": 2, "evaluations": 3, "signals": True, "lr": 1e-6,
     }  # fmt: skip
     renders, photos = drawn(tmp_path / "renders", 30), drawn(tmp_path / "photos", 4)
     (photos / "disc" / "00.png").rename(photos / "disc" / os.fsdecode(b"b\xf6.png"))
-    done = own.model_of(renders, photos, out, settings, "cpu", say=said.append)
+    done = own.model_of(renders, photos, out, settings, "cpu")
     soup = BeautifulSoup((out / "report.html").read_text("utf-8"), "html.parser")
     assert outside(soup) == []
     rows = {row[0]: row for row in table(soup, "Class by class")}
@@ -354,7 +353,6 @@ def test_a_training_writes_a_page_that_a_browser_can_read_alone(workplace, tmp_p
     files = {Path(figure["title"].rpartition(", ")[2]) for figure in soup.select(".gallery figure")}
     assert len(files) == 12 and Path(r"disc/b\xf6.png") in files
     assert "Does guidance pay here?" in words(soup) and len(soup.select("figure.figure svg")) == 4
-    assert (
-        sum(line.startswith("early warning: at step 10 of 30") for line in said) == 1
-    )  # at this rate nothing is learned
+    early = [line for line in caplog.messages if line.startswith("early warning: at step 10 of 30")]
+    assert len(early) == 1, "at this rate nothing is learned"
     assert "warning: Only 9 synthetic images" in (out / "report.md").read_text("utf-8")

@@ -14,6 +14,7 @@ PACKAGES = [Path(package.__file__).parent for package in (asg, asg_book)]
 LEVELS = [
     ["asg"],
     ["asg.config", "asg.places", "asg.packages", "asg.launcher", "asg.own_recipes", "asg.interrupts", "asg.memory"],
+    ["asg.messages"],
     ["asg.recipes"],
     ["asg.processes", "asg.tensors", "asg.tracking"],
     ["asg.data.images", "asg.data.indexed", "asg.data.grounds", "asg.data.augment"],

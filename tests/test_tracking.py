@@ -27,7 +27,7 @@ def test_what_tensorboard_shows_is_what_the_record_says(workplace, monkeypatch):
     config = config_of()
     record = run(config, device="cpu")
     (folder,) = [path for path in (workplace.runs / "watched").iterdir() if path.is_dir()]
-    assert folder.name == f"toy-{config.identity()}-0"
+    assert folder.name == f"toy seed 0 {config.identity()}"
     shown = EventAccumulator(str(folder))
     shown.Reload()
     tags = set(shown.Tags()["scalars"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 from collections.abc import Callable
 
 import torch
@@ -17,6 +18,8 @@ from asg.metrics import forward_all
 from asg.models import Student
 from asg.recipes import version
 from asg.tensors import write_tensors
+
+log = logging.getLogger(__name__)
 
 Outputs = Callable[[Tensor, Tensor], Tensor]  # of the indices (N,) and images (N, 3, H, W) of a batch
 
@@ -101,6 +104,7 @@ def kept(what: str, name: str, device: torch.device, compute: Callable[[], dict[
     path = cache_root() / what / f"{version(what)}-{name}-{split}.safetensors"
 
     def write() -> None:
+        log.debug("computing %s of the ImageNet network, kept in %s", what, path)
         make_folder(path.parent)
         try:
             write_tensors(path, compute())

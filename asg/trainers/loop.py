@@ -6,6 +6,7 @@ and an evaluation.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from asg.data.images import StepSampler, total_steps
 from asg.interrupts import Stopped, requests
 from asg.trainers.optimiser import ReferenceSGD
 from asg.trainers.projection import Projection
+
+log = logging.getLogger(__name__)
 
 FIRST = 3  # steps whose losses a record keeps, so that they can be repeated
 CHECK = 10  # steps between two looks at the loss: each look waits for the device
@@ -193,6 +196,7 @@ def fit(
         if projection is not None:
             projection.load_state_dict(saved["projection"])
         at = Progress(**saved["progress"])
+        log.info("goes on after step %d of %d", at.step, total)
     end = total if stop is None else min(stop, total)
     sampler = batches(len(images), config.batch, config.seed, at.step, end)
     pinned = accelerator.device.type == "cuda"  # else there is nothing to copy while the device works
@@ -228,6 +232,7 @@ def fit(
         at.seconds = time.monotonic() - began
         if checkpoint and accelerator.is_main_process:
             save_checkpoint(path, at, parts)
+            log.debug("step %d: checkpoint in %s", at.step, path)
             saved_at = time.monotonic()
 
     def judged() -> nn.Module:
@@ -245,6 +250,7 @@ def fit(
             raise_diverged(config, at.step, folder)
         at.evaluations.append(numbers)
         tracking.note(accelerator, "evaluation", numbers, at.step)
+        log.debug("step %d: %s", at.step, "  ".join(f"{k} {v:.4g}" for k, v in numbers.items() if isinstance(v, float)))
         sums.clear()
         at.window_steps = 0
         look(checkpoint=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
-from tqdm import tqdm
 
 from asg import AsgError, places
 from asg.cli import Device, Settings, Track, app, main, parse_settings
@@ -74,7 +73,7 @@ def run(
     track: Track = None,
 ) -> None:
     """Train arms of an experiment, or print what their records say."""
-    from asg import dryrun, records, remembering
+    from asg import dryrun, records, remembering, tracking
     from asg.run import run as run_once
 
     declared = get(experiment)
@@ -83,7 +82,8 @@ def run(
             if dry_run:
                 print(dryrun.report(dryrun.dry_run(config, tflops=tflops)))
                 break
-            record = run_once(config, fresh, device)
+            with tracking.shown_as(label(experiment, name, config)):
+                record = run_once(config, fresh, device)
             print(f"{label(experiment, name, config)}: {describe(record['final'])}  (key {record['key']})")
             if imagenet is not None:
                 knows = remembering.remembered(config, imagenet, device)
@@ -108,6 +108,8 @@ def reproduce(
     track: Track = None,
 ) -> None:
     """Train whatever has no current record, and remove nothing. Stop it at any time; it goes on where it was."""
+    from tqdm import tqdm
+
     from asg import records
 
     wanted: dict[str, tuple[str, str, RunConfig]] = {}
@@ -186,6 +188,8 @@ def verify(
     gpus_per_run: Gpus = 0.0,
 ) -> None:
     """Repeat the first steps of records with today's code, and say which it can no longer vouch for."""
+    from tqdm import tqdm
+
     from asg import records
 
     began, kept = time.monotonic(), [r for one in shown(profile) for r in records.of_profile(one)]
@@ -283,9 +287,11 @@ def golden_command(
 
 def train_missing(experiment: str, arm: str, config: RunConfig) -> dict:
     """One run of ``reproduce``, in a worker: its record."""
+    from asg import tracking
     from asg.run import run as run_once
 
-    return run_once(config, wait=True)
+    with tracking.shown_as(label(experiment, arm, config)):
+        return run_once(config, wait=True)
 
 
 def train_with_data(experiment: str, arm: str, config: RunConfig) -> dict:
@@ -350,6 +356,8 @@ def train_policy(
 
     With --set parallel=N on Ray an update averages over N episodes, each in a worker of its own.
     """
+    from tqdm import tqdm
+
     from asg import records, reinforce
     from asg.controllers.learned import save_policy
     from asg.controllers.windows import policy_path
@@ -382,6 +390,8 @@ def search(
     gpus_per_run: Gpus = 0.0,
 ) -> None:
     """Try random layer-wise rates, as many as the policy has episodes; the best on held-out renders is first."""
+    from tqdm import tqdm
+
     from asg import records, reinforce
     from asg.controllers.windows import policy_path
     from asg.data.images import make_folder
