@@ -294,7 +294,7 @@ class MetaConfig(BaseModel):
     episodes: int = Field(100, ge=1, description="Student trainings.")
     gamma: float = Field(0.0, ge=0, le=1, description="Discount of later rewards; 0 as in the published command.")
     decisions: int = Field(5, ge=1, description="Decisions of one update.")
-    parallel: int = Field(1, ge=1, description="Episodes side by side, over which an update averages (Ray).")
+    parallel: int = Field(1, ge=1, description="Episodes side by side, over which an update averages (Ray; departure 43).")
     lr: float = Field(7e-4, gt=0, description="Meta rate of SGD.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
     baseline: bool = Field(False, description="Subtract a moving average of the returns, and divide by their spread.")
