@@ -195,6 +195,9 @@ class RunConfig(BaseModel):
     lr: float = Field(1e-4, gt=0, description="Peak rate of the task head.")
     backbone_factor: float = Field(0.1, ge=0, description="Rate of every backbone group, as a share of lr.")
     guidance: float = Field(0.0, ge=0, description="λ, the weight of the proxy guidance; 0 is plain training.")
+    teacher: Literal["fp16"] | None = Field(
+        None, description="Precision in which the ImageNet network's kept answers to images are held; None: full."
+    )
     weigh: Literal["gradients", "policy"] | None = Field(
         None, description="Who sets λ anew, up to guidance: the balance of gradients, or the control; None: nobody."
     )
@@ -294,7 +297,9 @@ class MetaConfig(BaseModel):
     episodes: int = Field(100, ge=1, description="Student trainings.")
     gamma: float = Field(0.0, ge=0, le=1, description="Discount of later rewards; 0 as in the published command.")
     decisions: int = Field(5, ge=1, description="Decisions of one update.")
-    parallel: int = Field(1, ge=1, description="Episodes side by side, over which an update averages (Ray; departure 43).")
+    parallel: int = Field(
+        1, ge=1, description="Episodes side by side, over which an update averages (Ray; departure 43)."
+    )
     lr: float = Field(7e-4, gt=0, description="Meta rate of SGD.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of SGD.")
     baseline: bool = Field(False, description="Subtract a moving average of the returns, and divide by their spread.")

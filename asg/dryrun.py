@@ -147,6 +147,7 @@ def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
     evaluations, outputs = len(evaluation_steps(steps, config.evaluations)), 4 * imagenet_classes(student)
     changed = bool(config.crop or config.augment)  # other pixels in every step
     taught, seen = train if config.guidance and not changed else 0, held_out + photos
+    cache = taught * outputs * (config.chunks or 1) ** 2 // (2 if config.teacher else 1)  # of each device
     asked = bool(config.guidance and changed) + (student.contrast is not None)  # the untouched network, every step
     live = steps * config.batch * asked
     full = math.prod(segmentation.WINDOW) / config.crop**2 if config.data == "gta5" else 1  # of what a step sees
@@ -161,8 +162,9 @@ def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
     return Plan(
         config, (train, held_out, photos), adapted, classes, counted, groups, getattr(controller, "parts", []),
         steps, evaluations,
-        {"weights": weights, "gradients": trained, "momentum": trained, "activations": activations},
-        {"teacher cache": taught * outputs * (config.chunks or 1) ** 2, "evaluation cache": seen * outputs,
+        {"weights": weights, "gradients": trained, "momentum": trained, "activations": activations,
+         "teacher": cache},
+        {"teacher cache": cache, "evaluation cache": seen * outputs,
          "image cache": kept * config.size**2 * 3, "checkpoint": weights + trained},
         (one, float(both)), tflops,
         {"training": steps * both / second, "teacher": (taught + live) * one / second,
@@ -198,7 +200,7 @@ def report(plan: Plan) -> str:
             f"\nmemory of one device (no workspace; activations at batch {c.batch}, {c.crop or c.size} px"
             f"{'' if c.precision == 'no' else f', halved for {c.precision}'})",
             *_rows(plan.memory, sizes),
-            "\ndisk (the teacher cache is read into host memory; no image cache that leaves under a tenth of the disk)",
+            "\ndisk (no image cache that leaves under a tenth of the disk)",
             *_rows(plan.disk, sizes),
             f"\ntime, assuming {plan.tflops:g} TFLOP/s sustained and no wait for data "
             "({:.4g} GFLOP forward an image, {:.4g} GFLOP a step)".format(*(f / 1e9 for f in plan.flops)),

@@ -290,7 +290,7 @@ class Episodes:
                 "steps, or its control a lower shortest."
             )
         if student.guidance:
-            self.teacher = frozen.batch_answers(first, self.domains.source, self.device)
+            self.teacher = frozen.batch_answers(first, self.domains.source, self.device, student.teacher)
 
     def run(self, seed: int, make: Callable[[RunConfig, dict, Probe], Controller]) -> tuple[Controller, dict]:
         """One episode: its controller, made by ``make(config, groups, probe)``, and how it ended.

@@ -103,7 +103,7 @@ def test_activations_of_resnet101_agree_with_a_count_by_hand(paper: Plan) -> Non
 
 
 def test_disk_of_the_paper_profile(paper: Plan) -> None:
-    assert paper.disk["teacher cache"] == TRAIN * 1000 * 4
+    assert paper.disk["teacher cache"] == paper.memory["teacher"] == TRAIN * 1000 * 2  # float16
     assert paper.disk["image cache"] == (TRAIN + 1524 + 55_388) * 224 * 224 * 3
 
 

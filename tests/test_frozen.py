@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from asg import AsgError
 from asg.config import RunConfig, make_config
-from asg.data import load_domains
+from asg.data import cache_root, load_domains
 from asg.data.images import make_folder
+from asg.losses import proxy_guidance
 from asg.metrics import forward_all
 from asg.models import Student, build
-from asg.trainers import classification, frozen
+from asg.trainers import classification, frozen, segmentation
 from asg_book.experiments import PROFILES
 
 CPU = torch.device("cpu")
@@ -65,3 +67,24 @@ def test_a_backbone_that_does_not_move_is_not_run_while_the_head_learns(workplac
     assert passes == []
     result, _ = classification.train(toy(backbone_factor=0.1), make_folder(workplace.runs / "other"), "cpu")
     assert len(passes) > result["steps"]
+
+
+def test_rounded_answers_take_half_the_disk_and_are_off_by_a_share_of_a_2048th(workplace) -> None:
+    source, student = load_domains(toy()).source, build(toy(), 3)
+    indices, x = torch.arange(8), source.batch(range(8))
+    whole = frozen.batch_answers(student, source, CPU)(indices, x)
+    rounded = frozen.batch_answers(student, source, CPU, "fp16")(indices, x)
+    assert rounded.dtype == torch.float32 and 0 < (rounded / whole - 1).abs().max() <= 2**-11
+    small, large = sorted(path.stat().st_size for path in (cache_root() / "teacher").iterdir())
+    assert (small, large) == (2 * whole[0].numel() * len(source) + 80, 4 * whole[0].numel() * len(source) + 80)
+    logits = torch.randn(8, whole.shape[1], generator=torch.Generator().manual_seed(0))
+    # d KL = Σ p δ (1 + log p - log q) to first order, with |δ| <= |log p| / 2048
+    p, log_q = whole.exp(), logits.log_softmax(1)
+    bound = float((p * whole.abs() * (1 + whole - log_q).abs()).sum(1).mean()) / 2048
+    assert float(proxy_guidance(logits, rounded)) == pytest.approx(float(proxy_guidance(logits, whole)), abs=bound)
+
+
+def test_scenes_have_no_rounded_answers(workplace) -> None:
+    config = make_config(PROFILES["toy"], {"data": "toy-scenes", "steps": 1, "guidance": 0.1, "teacher": "fp16"})
+    with pytest.raises(AsgError, match="teacher = fp16 is of classification alone: leave it out"):
+        segmentation.train(config, workplace.runs, "cpu")

@@ -167,7 +167,7 @@ def prepare(config: RunConfig, accelerator: Accelerator, domains: Domains | None
     source = domains.source
     if config.augment:
         source = replace(source, augmentation=make_change(config.augment, config.seed))
-    teacher = frozen.batch_answers(student, source, accelerator.device) if config.guidance else None
+    teacher = frozen.batch_answers(student, source, accelerator.device, config.teacher) if config.guidance else None
     penalty = make_penalty(config, student, source, accelerator.device)
     known = None
     moves = config.backbone_factor or config.control or config.augment or config.weigh or student.contrast is not None

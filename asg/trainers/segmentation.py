@@ -134,6 +134,8 @@ def make_teacher(
 
     None without guidance; ``student`` must still be at its start.
     """
+    if config.teacher:
+        raise AsgError(f"teacher = {config.teacher} is of classification alone: leave it out.")
     if not config.guidance:
         return None
     chunks = config.chunks or 1

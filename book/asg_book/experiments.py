@@ -37,7 +37,7 @@ PROFILES: dict[str, dict] = {
     # The paper's VisDA-17 settings (section 4.1) are the defaults of RunConfig.
     "paper": {
         "profile": "paper", "data": "visda17", "backbone": "torchvision:resnet101", "epochs": 30, "evaluations": 30,
-        "precision": "no", "workers": 8,
+        "precision": "no", "teacher": "fp16", "workers": 8,
     },
 }  # fmt: skip
 
@@ -348,7 +348,7 @@ SCENES = {
     },
     "paper": {
         "data": "gta5", "backbone": "torchvision:vgg16", "source_list": "gta5_train.txt", "crop": 512, "batch": 6,
-        "steps": 50 * 2000, "lr": 1e-3, "sgd": "torch", "evaluations": 10,
+        "steps": 50 * 2000, "lr": 1e-3, "sgd": "torch", "evaluations": 10, "teacher": None,
     },
 }  # fmt: skip
 DEEPLAB = {"dense_head": "deeplab-v3", "sgd": "reference"}  # what CSG's rows change of these (departure 25)
