@@ -36,7 +36,7 @@ OTHER = {
     "backbone_factor": {"backbone_factor": 1.0},
     "guidance": {"guidance": 0.1},
     "weigh": {"guidance": 0.1, "weigh": "gradients"},
-    "teacher": "fp16",
+    "teacher": {"teacher": "fp16"},
     "regulariser": {"regulariser": {"kind": "ewc", "strength": 2.0}},
     "chunks": {"chunks": 8},
     "cap": {"cap": 9.0},
