@@ -45,6 +45,15 @@ def test_one_parameters_cell_with_the_five_names(chapter: Path) -> None:
 
 
 @BY_NAME
+def test_code_is_folded_where_it_is_not_what_a_chapter_is_about(chapter: Path) -> None:
+    about_code = chapter.stem in ("01_quickstart", "04_bring_your_own", "15_your_own_loop")
+    for cell in nbformat.read(chapter, 4).cells:
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "code" and "parameters" not in tags:
+            assert ("hide-input" in tags) != about_code
+
+
+@BY_NAME
 def test_every_figure_has_a_description(chapter: Path) -> None:
     for cell in nbformat.read(chapter, 4).cells:
         if cell.cell_type == "code" and any(call in cell.source for call in DRAWING):
