@@ -14,7 +14,7 @@ PROFILES: dict[str, dict] = {
     },
 }  # fmt: skip
 # Ways to train, by the name that `asg train --recipe` takes; the first one is what it does if none is given. The weight
-# of guidance and the rate in segmentation are those that mini's held-out scenes chose (chapter 11).
+# of guidance and the rate in segmentation are those that mini's held-out scenes chose (the chapter "Segmentation").
 RECIPES: dict[str, dict[str, dict]] = {
     "classification": {
         "guidance": {"guidance": 0.1},

@@ -28,7 +28,7 @@ from asg_book.cli import app
 from asg_book.experiments import PROFILES, get
 from asg_book.pictures import SHOWN, Picture, Shown
 
-CHAPTERS = {"oracle": "02_the_gap", "comparison": "08_looking_inside", "segmentation": "11_segmentation"}
+CHAPTERS = {"oracle": "02_the_gap", "comparison": "09_looking_inside", "segmentation": "12_segmentation"}
 EACH = pytest.mark.parametrize(
     ("experiment", "profile", "make"), pictures.wanted(), ids=lambda given: getattr(given, "__name__", given)
 )

@@ -19,6 +19,7 @@ CODE_ALONE = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
 STAGED = BOOK / "_build" / "executed"
 HTML = BOOK / "_build" / "html"
 OPTIONAL = ("pacs", "cad")  # folders of benchmarks that a book is built without, and whose images it shows if there
+TRAINING = ("14_bring_your_own", "01_quickstart")  # chapters that train and take longest: they begin first
 CHAPTER_SECONDS = 1500  # of a cell: one that takes longer has hung, also on a busy machine
 
 
@@ -79,6 +80,7 @@ def build() -> Path:
     shutil.copytree(BOOK, STAGED, ignore=keep_out, dirs_exist_ok=True)
     shutil.copytree(records.REPOSITORY / "examples", STAGED / "examples", ignore=CODE_ALONE, dirs_exist_ok=True)
     *others, last = chapters()  # the last one shows the times of the others
+    others.sort(key=lambda chapter: chapter.stem not in TRAINING)
     cores = os.cpu_count() or 1
     jobs = min(4, cores)
     os.environ.setdefault("OMP_NUM_THREADS", str(cores // jobs))  # else kernels get in each other's way

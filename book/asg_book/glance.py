@@ -35,7 +35,7 @@ class Panel:
 
 
 GUIDANCE, POLICIES, COMPARISON = "03_proxy_guidance", "05_learning_to_optimise", "07_comparison"
-SEGMENTATION, SELF_TRAINING = "11_segmentation", "12_self_training"
+SEGMENTATION, SELF_TRAINING = "12_segmentation", "13_self_training"
 KEEPERS = ("vanilla", "weight ℓ2", "SI", "feature ℓ2", "guidance", "ASG")
 HSE = {
     "vanilla": (0.4245, 1.25, 1.6028), "weight ℓ2": (0.4014, 1.2296, 1.5302), "SI": (0.3958, 1.2261, 1.5216),
@@ -97,20 +97,20 @@ PAPER = {
               claims=ahead("scenes", *list(ADAPTATIONS)[1:])),
     ),
     "figures": (
-        Panel("Likeness of the embeddings to ImageNet's", "08_looking_inside", "comparison", "cka", arms=KEEPERS,
+        Panel("Likeness of the embeddings to ImageNet's", "09_looking_inside", "comparison", "cka", arms=KEEPERS,
               claims={"guidance": ("guidance", "vanilla")}),
     ),
 }  # fmt: skip
 BEYOND = {
     "data": tuple(
-        Panel(f"Synthetic data: {axis}", "09_synthetic_data", f"data_{axis}",
+        Panel(f"Synthetic data: {axis}", "10_synthetic_data", f"data_{axis}",
               claims={"last point over first": (f"{last}, guided", f"{first}, guided"),
                       "guidance, first point": (f"{first}, guided", f"{first}, plain"),
                       "guidance, last point": (f"{last}, guided", f"{last}, plain")})
         for axis, (first, *_, last) in DATA.items()
     ),
     "domain": (
-        Panel("Fonts to handwritten digits", "10_another_domain", "digits",
+        Panel("Fonts to handwritten digits", "11_another_domain", "digits",
               claims={name: RATES[name] for name in list(RATES)[:2]}),
     ),
 }  # fmt: skip
