@@ -42,7 +42,7 @@ def parameter_groups(network: nn.Module, head: str | None = None, alone: bool = 
 
     ``network``: any, with the classifier that is trained in its place. ``head``: the name of that module in
     ``network`` (None: the linear layer that the network ends in). ``alone``: each tensor is a group of its own, and
-    those of BatchNorm layers are one together, as ``"auto-rgn"`` of :class:`asg.LayerwiseRates` needs it.
+    those of BatchNorm layers are one together, as ``"auto-rgn"`` of :class:`~asg.rates.LayerwiseRates` needs it.
 
     Raises :class:`AsgError` where there is no such head.
     """

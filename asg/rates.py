@@ -24,8 +24,8 @@ class LayerwiseRates(LRScheduler):
 
     with the hand-tuned warm-up and decay :math:`s` (:func:`asg.controllers.hand_tuned.schedule`; left out where
     ``schedule`` is false, as in the paper's classification, departure 18). The groups of the optimiser are layer groups
-    from input to output, the new head last, all at the head's rate: :func:`asg.parameter_groups` makes them of any
-    network::
+    from input to output, the new head last, all at the head's rate: :func:`~asg.grouping.parameter_groups` makes them
+    of any network::
 
         optimiser = torch.optim.SGD(asg.parameter_groups(network), lr=0.01, momentum=0.9)
         rates = asg.LayerwiseRates(optimiser, "cartoon-asg", total_steps=len(loader) * epochs)

@@ -115,7 +115,7 @@ def decode_pair(pairs: Sequence[Pair], classes: ClassList, size: int, i: int) ->
 def load(source: Path, target: Path | None, size: int, given: Path | None = None) -> SegmentationDomains:
     """Pairs with masks: every tenth of the source is held out for validation (departure 4).
 
-    ``given``: the class list; None: that of the source's folder (:data:`~asg.data.masks.LISTS`), or what its masks
+    ``given``: the class list; None: that of the source's folder (``asg.data.masks.LISTS``), or what its masks
     hold. A target whose folder has a list of its own is read by that one. Every mask is read once, and checked. A
     target without ``masks/`` has no labels: every pixel of it is UNLABELLED.
     """

@@ -100,7 +100,7 @@ def make_objective(
     teacher: Callable[[Tensor, Tensor], Tensor] | None,
     penalty: Penalty | None = None,
 ) -> Callable[..., dict[str, Tensor]]:
-    r"""``L = L_seg + λ · KL(old ‖ new) + penalty`` of one batch, the KL averaged over ``chunks``² pieces of a map.
+    r"""``L = L_seg + λ · KL(old ‖ new) + penalty`` of one batch, the KL averaged over the pieces of a map.
 
     ``teacher(indices, x)``: log-softmax ``(N · chunks², K)`` of the ImageNet network; None: plain training.
     With ``config.cap`` λ is lowered where λ · KL would exceed it. ``student`` is the network, bare.
