@@ -227,6 +227,9 @@ class RunConfig(BaseModel):
     )
     precision: Literal["no", "bf16", "fp16"] = Field("no", description="Mixed precision of accelerate.")
     compile: Literal[True] | None = Field(None, description="Steps by torch.compile; None: without it.")
+    fold: Literal[True] | None = Field(
+        None, description="BatchNorms of the backbone folded into its convolutions (asg.folding); None: not."
+    )
     threads: int = Field(0, ge=0, description="CPU threads; 0 leaves the choice to torch (not bit-exact).")
     workers: int = Field(0, ge=0, description="Processes that decode images (data that is not cached).")
     evaluations: int = Field(10, ge=1, description="Evaluations, evenly spaced; the last is the result.")

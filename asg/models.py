@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from asg import AsgError
 from asg.config import RunConfig
 from asg.contrastive import QUEUE, Contrast, Taps, compared_stages
+from asg.folding import fold
 from asg.grouping import backbone_groups
 from asg.guidance import last_linear
 from asg.weights import LITES, lite_weights
@@ -175,6 +176,8 @@ def imagenet_network(config: RunConfig) -> tuple[nn.Module, tuple]:
         normalisation = LITE
     elif config.weights != "pretrained":
         load_weights(network, Path(config.weights))
+    if config.fold:
+        fold(network, config.crop or config.size)
     return network, normalisation
 
 

@@ -32,7 +32,8 @@ from asg.trainers.loop import make_accelerator, make_optimiser
 from asg_book.experiments import get
 
 PRECISIONS = {
-    "fp32": {}, "bf16": {"precision": "bf16"}, "bf16, compiled": {"precision": "bf16", "compile": True},
+    "fp32": {}, "bf16": {"precision": "bf16"}, "bf16, folded": {"precision": "bf16", "fold": True},
+    "bf16, compiled": {"precision": "bf16", "compile": True},
 }  # fmt: skip
 # Name → (experiment, arm, settings, whether the teacher looks at each batch).
 CASES: dict[str, tuple[str, str, dict, bool]] = {

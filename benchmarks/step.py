@@ -1,7 +1,7 @@
 """What a training step costs: guided over plain (with and without the teacher cache), channels-last over default.
 
 All ratios are measured in one run, in alternating rounds, so that a machine that slows down slows all alike.
-Writes results/benchmarks.json, which the status page shows.
+Writes results/benchmarks/step.json, which the status page shows.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(),
         **records.provenance(),
     }
-    records.write_text(records.results_root() / "benchmarks.json", json.dumps(result, indent=1) + "\n")
+    records.write_text(records.results_root() / "benchmarks" / "step.json", json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ OTHER = {
     "guidance": {"guidance": 0.1},
     "weigh": {"guidance": 0.1, "weigh": "gradients"},
     "teacher": {"teacher": "fp16"},
+    "fold": {"fold": True},
     "regulariser": {"regulariser": {"kind": "ewc", "strength": 2.0}},
     "chunks": {"chunks": 8},
     "cap": {"cap": 9.0},

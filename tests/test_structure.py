@@ -38,7 +38,7 @@ LEVELS = [
     ["asg.signals", "asg.guidance"],
     ["asg.pseudo_labels"],
     ["asg.controllers.windows", "asg.controllers.gradients"],
-    ["asg.controllers.chance", "asg.controllers.learned", "asg.grouping"],
+    ["asg.controllers.chance", "asg.controllers.learned", "asg.grouping", "asg.folding"],
     ["asg.controllers"],
     ["asg.rates"],
     ["asg.contrastive", "asg.weights"],

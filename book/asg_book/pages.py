@@ -604,14 +604,14 @@ def run_times(profile: str = "") -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def benchmarks() -> pd.DataFrame:
-    """Ratios that ``benchmarks/step.py`` measured, with their setting."""
-    path = records.results_root() / "benchmarks.json"
+def benchmarks(name: str) -> Styler:
+    """Ratios that ``benchmarks/NAME.py`` measured, with their setting."""
+    path = records.results_root() / "benchmarks" / f"{name}.json"
     if not path.exists():
-        raise AsgError(f"{path} is missing: run `python benchmarks/step.py`.")
+        raise AsgError(f"{path} is missing: run `python benchmarks/{name}.py`.")
     measured = json.loads(path.read_text("utf-8"))
-    rows = {name: f"{ratio:.2f}" for name, ratio in measured["ratios"].items()}
-    return pd.DataFrame({f"ratio ({measured['setting']}; {measured['date']})": rows})
+    rows = {what: f"{ratio:.2f}" for what, ratio in measured["ratios"].items()}
+    return captioned(pd.DataFrame({"ratio": rows}), f"{measured['setting']}; {measured['date']}")
 
 
 def gpu() -> Styler | Markdown:
