@@ -29,7 +29,7 @@ from asg.trainers.loop import make_optimiser
 from asg_book.experiments import get
 
 NETWORK = {"backbone": "torchvision:resnet50", "weights": "random", "batch": 8}
-CLASSES, RATE, ROUNDS, STEPS = 12, 1e-6, 5, 2  # STEPS of each case in turn, ROUNDS times after one that warms up
+CLASSES, RATE, ROUNDS, STEPS = 12, 1e-9, 5, 2  # STEPS of each case in turn, ROUNDS times after one that warms up
 CPU = torch.device("cpu")
 Step = Callable[[], float]
 

@@ -30,7 +30,7 @@ from asg.trainers.loop import make_accelerator, make_optimiser
 from asg_book import cluster
 from asg_book.experiments import get, policy_config
 
-TURNS, STEPS, EPISODES = 3, 8, 6
+TURNS, STEPS, EPISODES = 2, 8, 4
 CLASSES = 7
 
 

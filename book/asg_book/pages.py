@@ -604,11 +604,11 @@ def run_times(profile: str = "") -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def benchmarks(name: str) -> Styler:
-    """Ratios that ``benchmarks/NAME.py`` measured, with their setting."""
+def benchmarks(name: str) -> Styler | Markdown:
+    """Ratios that ``benchmarks/NAME.py`` measured, with their setting; a sentence where nobody has run it."""
     path = records.results_root() / "benchmarks" / f"{name}.json"
     if not path.exists():
-        raise AsgError(f"{path} is missing: run `python benchmarks/{name}.py`.")
+        return Markdown(f"Not measured: `python benchmarks/{name}.py` measures it.")
     measured = json.loads(path.read_text("utf-8"))
     rows = {what: f"{ratio:.2f}" for what, ratio in measured["ratios"].items()}
     return captioned(pd.DataFrame({"ratio": rows}), f"{measured['setting']}; {measured['date']}")
