@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -115,6 +116,26 @@ def test_differences_are_drawn_when_they_have_records(workplace) -> None:
     assert [label.get_text() for label in first.get_yticklabels()] == ["small_proxy"]
     known = analysis.difference(bound.arms["small_proxy"], bound.arms["small"], "kl").mean
     assert second.lines[0].get_xdata()[0] == pytest.approx(known)
+
+
+def test_the_answer_is_the_corrected_verdict_and_never_of_a_pair_outside_the_family(workplace) -> None:
+    asked = {"guided less plain": ("small_proxy", "small")}
+    bound = bind("guidance", "toy", arms=["small", "small_proxy"])
+    assert bound.answer(asked).data.startswith("The answer of this chapter has no records. `asg reproduce")
+    (arms,) = asked.values()
+    rows = {  # of three seeds, each in its own arm: the difference is 0.1 ± 0.001
+        arm: [{"seed": k, "policy": 0, "final": {"accuracy": 0.5 + 0.1 * (arm == arms[0]) + 0.001 * k * (arm == arms[0])}}
+              for k in range(3)] for arm in arms
+    }  # fmt: skip
+    bound = replace(bound, arms=rows, recorded={**bound.recorded, **rows})
+    assert bound.answer(asked).data == (
+        "**In short** (photos, task head): guided less plain +10.1 [+9.9, +10.3] points, **higher**."
+    )
+    for arm, values in (("small_proxy", (0.5, 0.6, 0.7)), ("small", (0.5, 0.5, 0.5))):
+        bound.recorded[arm] = [r | {"final": {"accuracy": v}} for r, v in zip(rows[arm], values, strict=True)]
+    assert bound.answer(asked).data.endswith("+10.0 [-14.8, +34.8] points, no difference is shown.")
+    with pytest.raises(AsgError, match="guidance compares no large_proxy with frozen: add it to its claims"):
+        bound.answer({"": ("large_proxy", "frozen")})
 
 
 def run_chapter(parameters: dict, tmp_path: Path) -> nbformat.NotebookNode:

@@ -172,6 +172,17 @@ class Bound:
         text = "\n".join(line for name in lines for line in lines[name])
         return Markdown(text or self.none_yet(f"None of these differences of {self.experiment.id} has records."))
 
+    def answer(self, named: Mapping[str, tuple[str, str]], metric: str = "accuracy") -> Markdown:
+        """A chapter's answer in one sentence: named differences of the family, each with its corrected verdict.
+
+        Raises :class:`AsgError` for a pair that the family does not have, whose verdict would be corrected over none.
+        """
+        if unknown := [pair for pair in named.values() if pair not in self.experiment.family]:
+            raise AsgError(f"{self.experiment.id} compares no {' with '.join(unknown[0])}: add it to its claims.")
+        parts = [f"{row['row']} {judged(row)}" for row in self.between(named, [metric]).to_dict("records")]
+        sentence = f"**In short** ({plots.NAMES[metric]}): {'; '.join(parts)}."
+        return Markdown(sentence if parts else self.none_yet("The answer of this chapter has no records."))
+
     def none_yet(self, fact: str) -> str:
         """A fact about missing records, and the command that makes them."""
         return f"{fact} `{self.command}` makes them."
@@ -195,6 +206,17 @@ class Bound:
             f"deviation, 95 % t intervals of paired differences, verdicts corrected over {len(self.experiment.family)} "
             f"differences a metric; {kind} at commit {commits}; keys: {keys}.{gaps}</small>"
         )
+
+
+def judged(row: Mapping) -> str:
+    """One :meth:`Bound.verdicts` row in a few words: interval and verdict."""
+    e, metric = row["estimate"], row["metric"]
+    if e.n < 2:
+        return "has too few seeds for an interval"
+    unit = " points" if metric in plots.SHARES else " nats" if metric in NATS else ""
+    none = "not shown once corrected" if e.low * e.high > 0 else "no difference is shown"
+    verdict = ("**higher**" if e.mean > 0 else "**lower**") if row["decided"] else none
+    return f"{show_interval(e, metric)}{unit}, {verdict}"
 
 
 def said(row: Mapping) -> str:
