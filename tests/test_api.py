@@ -30,8 +30,7 @@ def test_every_module_is_on_one_page():
 
 def test_the_book_has_every_page():
     appendices = yaml.safe_load((BOOK / "_toc.yml").read_text())["parts"][-1]["chapters"]
-    (api,) = [page for page in appendices if page["file"] == "api"]
-    assert sorted(["api", *(section["file"] for section in api["sections"])]) == PAGES
+    assert sorted(page["file"] for page in appendices if page["file"].startswith("api")) == PAGES
 
 
 @pytest.mark.parametrize(
