@@ -1,5 +1,6 @@
 """Losses against torch.distributions, plain loops, scikit-learn and finite differences."""
 
+import doctest
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from sklearn.metrics import log_loss
 from torch.distributions import Categorical, kl_divergence
 
+from asg import losses
 from asg.losses import proxy_guidance, task_loss
 
 
@@ -107,3 +109,9 @@ def test_task_loss_of_equal_logits_is_log_of_the_number_of_classes():
 def test_task_loss_has_the_gradient_of_finite_differences():
     labels = torch.tensor([0, 6, 3, 3, 1])
     assert torch.autograd.gradcheck(lambda x: task_loss(x, labels), logits(17).requires_grad_())
+
+
+def test_the_examples_in_the_docstrings_hold():
+    result = doctest.testmod(losses)
+    assert result.attempted > 0
+    assert result.failed == 0

@@ -163,7 +163,7 @@ from asg.trainers import classification
 
 config, rank = RunConfig.model_validate_json(sys.argv[1]), int(os.environ["RANK"])
 exec(sys.argv[2])
-cli.app = lambda **_: print("accuracy", run(config)["final"]["accuracy"])
+cli.app = lambda words: print("accuracy", run(config)["final"]["accuracy"])
 cli.main()
 """
 NO_IMAGE = """
