@@ -96,7 +96,7 @@ def begin(
     quiet: Annotated[bool, typer.Option("--quiet", help="Results and warnings alone: no bars, no notices.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Every evaluation and checkpoint too.")] = False,
 ) -> None:
-    """Refuse a command of one process where a launcher has started several, and one of the book without the book."""
+    """Set how much is told; refuse a command of one process among several, and one of the book without the book."""
     if quiet and verbose:
         raise AsgError("--quiet and --verbose ask for opposite things: give one of them.")
     messages.listen(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)

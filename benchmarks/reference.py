@@ -2,36 +2,31 @@
 
 The rival is a plain loop of the same arithmetic: float images from the loader, the default memory layout, the ImageNet
 network run on every batch, torch's SGD tensor by tensor. Both start from the same random weights, and their losses are
-compared. The other cases take one thing after the other on the way to ours. All are measured in one run, in alternating
-rounds; the median of the rounds' ratios counts. Writes results/benchmarks/reference.json, which the status page shows.
+compared. The other cases take one thing after the other on the way to ours. Writes
+results/benchmarks/reference.json, which the status page shows.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import statistics
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from asg import records
 from asg.config import RunConfig
 from asg.models import Student, build, layer_groups
 from asg.trainers.classification import make_objective
 from asg.trainers.frozen import evaluation_batch
 from asg.trainers.loop import make_optimiser
 from asg_book.experiments import get
+from rounds import alternating, keep, medians, ratio
 
 NETWORK = {"backbone": "torchvision:resnet50", "weights": "random", "batch": 8}
 CLASSES, RATE, ROUNDS, STEPS = 12, 1e-9, 5, 2  # STEPS of each case in turn, ROUNDS times after one that warms up
 CPU = torch.device("cpu")
-Step = Callable[[], float]
+Step = Callable[[int], float]
 
 
 def batch_of(config: RunConfig) -> tuple[Tensor, Tensor]:
@@ -70,7 +65,7 @@ def as_the_reference(config: RunConfig) -> Step:
         lr=RATE, momentum=config.momentum, weight_decay=config.weight_decay, foreach=False,
     )  # fmt: skip
 
-    def step() -> float:
+    def step(number: int) -> float:
         logits, imagenet = network(x)
         loss = F.cross_entropy(logits, labels)
         if config.guidance:
@@ -104,7 +99,7 @@ def ours(config: RunConfig, live: bool = False, layout: torch.memory_format = to
     for group in optimiser.param_groups:
         group["lr"] = RATE
 
-    def step() -> float:
+    def step(number: int) -> float:
         total = objective(student, indices, x, labels)["total"]
         optimiser.zero_grad()
         total.backward()
@@ -120,43 +115,28 @@ def evaluating(config: RunConfig, images: int) -> Step:
     x = torch.cat([batch_of(config)[0]] * (evaluation_batch(CPU) // config.batch))
 
     @torch.inference_mode()
-    def step() -> float:
+    def step(number: int) -> float:
         return sum(float(student(part)[0].sum()) for part in x.split(images))
 
     return step
 
 
-def alternating(cases: dict[str, Step]) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Seconds of a step in each round, and the losses of all steps, of each case."""
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    losses: dict[str, list[float]] = {name: [] for name in cases}
-    for turn in tqdm(range(ROUNDS + 1), unit="round"):
-        for name, step in cases.items():
-            began = time.perf_counter()
-            losses[name] += [step() for _ in range(STEPS)]
-            if turn:
-                seconds[name].append((time.perf_counter() - began) / STEPS)
-    return seconds, losses
-
-
 def main() -> None:
     torch.set_num_threads(2)
     plain, guided = (get("guidance").config("paper", arm, 0, NETWORK) for arm in ("small", "small_proxy"))
-    folded = guided.model_copy(update={"fold": True})
-    rounds, losses = alternating(
-        {
-            "plain, as the reference writes it": as_the_reference(plain),
-            "plain": ours(plain),
-            "plain, folded": ours(plain.model_copy(update={"fold": True})),
-            "guided, as the reference writes it": as_the_reference(guided),
-            "foreach": ours(guided, live=True, layout=torch.contiguous_format),
-            "layout": ours(guided, live=True),
-            "guided": ours(guided),
-            "guided, folded": ours(folded),
-            "evaluation": evaluating(guided, evaluation_batch(CPU)),
-            "evaluation, one by one": evaluating(guided, 1),
-        }
-    )
+    cases = {
+        "plain, as the reference writes it": as_the_reference(plain),
+        "plain": ours(plain),
+        "plain, folded": ours(plain.model_copy(update={"fold": True})),
+        "guided, as the reference writes it": as_the_reference(guided),
+        "foreach": ours(guided, live=True, layout=torch.contiguous_format),
+        "layout": ours(guided, live=True),
+        "guided": ours(guided),
+        "guided, folded": ours(guided.model_copy(update={"fold": True})),
+        "evaluation": evaluating(guided, evaluation_batch(CPU)),
+        "evaluation, one by one": evaluating(guided, 1),
+    }
+    seconds, losses = alternating(cases, ROUNDS, STEPS)
     apart = max(
         abs(a / b - 1)
         for kind, settings in (("plain", ("plain", "plain, folded")), ("guided", ("guided", "guided, folded")))
@@ -164,10 +144,7 @@ def main() -> None:
         for a, b in zip(losses[ours_], losses[f"{kind}, as the reference writes it"], strict=True)
     )
 
-    def faster(name: str, rival: str) -> float:
-        return statistics.median(b / a for a, b in zip(rounds[name], rounds[rival], strict=True))
-
-    ratios = {
+    faster = {
         "guided: images/s over a step as the reference writes it": ("guided", "guided, as the reference writes it"),
         "plain": ("plain", "plain, as the reference writes it"),
         "of which: one optimiser step for all tensors": ("foreach", "guided, as the reference writes it"),
@@ -177,19 +154,10 @@ def main() -> None:
         "folded BatchNorms beside it, plain": ("plain, folded", "plain"),
         "evaluation, in batches over one by one": ("evaluation", "evaluation, one by one"),
     }
-    found = {name: faster(*pair) for name, pair in ratios.items()}
-    for name, ratio in found.items():
-        print(f"{name}: {ratio:.2f}")
     print(f"losses of all steps differ by a share of {apart:.1e} at most")
-    result = {
-        "ratios": found,
-        "apart": apart,
-        "seconds": {name: statistics.median(values) for name, values in rounds.items()},
-        "setting": f"{guided.backbone}, batch {guided.batch}, {guided.size} px, 2 threads, median of {ROUNDS} rounds",
-        "date": datetime.now(UTC).date().isoformat(),
-        **records.provenance(),
-    }
-    records.write_text(records.results_root() / "benchmarks" / "reference.json", json.dumps(result, indent=1) + "\n")
+    setting = f"{guided.backbone}, batch {guided.batch}, {guided.size} px, 2 threads, median of {ROUNDS} rounds"
+    ratios = {name: ratio(seconds, rival, ours_) for name, (ours_, rival) in faster.items()}
+    keep("reference", ratios, setting, apart=apart, seconds=medians(seconds))
 
 
 if __name__ == "__main__":

@@ -1,21 +1,15 @@
 """What a training step costs: guided over plain (with and without the teacher cache), channels-last over default.
 
-All ratios are measured in one run, in alternating rounds, so that a machine that slows down slows all alike.
+All ratios are measured in one run, in alternating rounds (:mod:`rounds`).
 Writes results/benchmarks/step.json, which the status page shows.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import torch
-from tqdm import tqdm
 
-from asg import records
 from asg.config import Control
 from asg.controllers.hand_tuned import HandTuned
 from asg.controllers.learned import Learned, Policy, Spec
@@ -26,6 +20,7 @@ from asg.trainers import frozen as untouched
 from asg.trainers.classification import make_objective
 from asg.trainers.loop import make_optimiser
 from asg_book.experiments import get
+from rounds import alternating, keep, medians, ratio
 
 ROUNDS, STEPS = 8, 4  # STEPS of each kind in turn, ROUNDS times; the median round counts
 
@@ -85,36 +80,16 @@ def main() -> None:
         "guided, live teacher": stepper(guided, cached=False),
         "plain, default layout": stepper(plain, channels_last=False),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in kinds}
-    for turn in tqdm(range(ROUNDS + 1), unit="round"):
-        for name, step in kinds.items():
-            began = time.perf_counter()
-            for k in range(STEPS):
-                step(turn * STEPS + k)
-            if turn:  # the first round warms up
-                seconds[name].append((time.perf_counter() - began) / STEPS)
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-
-    def paired(name: str, rival: str) -> float:  # of the same round, so that a slow minute of the machine cancels
-        return statistics.median(a / b for a, b in zip(seconds[name], seconds[rival], strict=True))
-
-    ratios = {
-        "guided / plain, cached teacher": paired("guided, cached teacher", "plain"),
-        "guided / plain, live teacher": paired("guided, live teacher", "plain"),
-        "learned policy / hand-tuned": paired("guided, learned policy", "guided, cached teacher"),
-        "channels-last / default layout": paired("plain", "plain, default layout"),
+    seconds, _ = alternating(kinds, ROUNDS, STEPS)
+    pairs = {
+        "guided / plain, cached teacher": ("guided, cached teacher", "plain"),
+        "guided / plain, live teacher": ("guided, live teacher", "plain"),
+        "learned policy / hand-tuned": ("guided, learned policy", "guided, cached teacher"),
+        "channels-last / default layout": ("plain", "plain, default layout"),
     }
-    for name, ratio in ratios.items():
-        print(f"{name}: {ratio:.2f}")
-    print(f"plain step: {median['plain']:.2f} s (batch {plain.batch}, {plain.size} px, 2 threads)")
-    result = {
-        "ratios": ratios,
-        "seconds_per_step": median,
-        "setting": f"{plain.backbone}, batch {plain.batch}, {plain.size} px, 2 CPU threads, medians of {ROUNDS} rounds",
-        "date": datetime.now(UTC).date().isoformat(),
-        **records.provenance(),
-    }
-    records.write_text(records.results_root() / "benchmarks" / "step.json", json.dumps(result, indent=1) + "\n")
+    setting = f"{plain.backbone}, batch {plain.batch}, {plain.size} px, 2 CPU threads, medians of {ROUNDS} rounds"
+    ratios = {name: ratio(seconds, *pair) for name, pair in pairs.items()}
+    keep("step", ratios, setting, seconds_per_step=medians(seconds))
 
 
 if __name__ == "__main__":

@@ -1,57 +1,42 @@
 """What two workers make of work for one: a run that two processes share, and episodes side by side.
 
-One run: steps of the book's network with a thread in each of two processes, beside one process of as many threads and
-beside one of one thread. Episodes: those of a policy on the embedded benchmark, one after the other, and two at a time
-on Ray (`pip install -e ".[ray]"`). All are measured in one run, in turn; the median of the turns' ratios counts.
-Writes results/benchmarks/workers.json, which the status page shows.
+One run: the steps that `gpu.py` measures, of ResNet-50 on the CPU, with a thread in each of two processes, beside one
+process of as many threads and beside one of one thread. Episodes: those of a policy on the embedded benchmark, one
+after the other, and two at a time on Ray (`pip install -e ".[ray]"`). All are measured in one run, in turn; the median
+of the turns' ratios counts. Writes results/benchmarks/workers.json, which the status page shows.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from asg import processes, records, reinforce
-from asg.config import RunConfig
-from asg.trainers import classification
-from asg.trainers.loop import make_accelerator, make_optimiser
+from asg import processes, reinforce
 from asg_book import cluster
-from asg_book.experiments import get, policy_config
+from asg_book.experiments import policy_config
+from gpu import config_of, prepared
+from rounds import keep, medians, ratio
 
-TURNS, STEPS, EPISODES = 2, 8, 4
-CLASSES = 7
+TURNS, STEPS, EPISODES = 2, 4, 4
+NETWORK = {"backbone": "torchvision:resnet50", "batch": 8}
 
 
-def seconds_of_steps(config: RunConfig) -> float:
+def seconds_of_steps() -> float:
     """Seconds of a guided step, after one that warms up; several processes share its batch."""
-    accelerator = make_accelerator(config, "cpu")
-    student = classification.build(config, CLASSES)
-    generator = torch.Generator().manual_seed(0)
-    each = config.batch // processes.launched()
-    x = torch.randint(0, 256, (each, 3, config.size, config.size), generator=generator, dtype=torch.uint8)
-    labels = torch.randint(0, CLASSES, (each,), generator=generator)
-    known = torch.randn(each, 1000, generator=generator).log_softmax(1)
-    objective = classification.make_objective(config, lambda indices, x: known)
-    network, optimiser = accelerator.prepare(student, make_optimiser(config, classification.layer_groups(student)))
-    for step in range(STEPS + 1):
-        if step == 1:
-            began = time.perf_counter()
-        loss = objective(network, torch.arange(each), x, labels)["total"]
-        optimiser.zero_grad()
-        accelerator.backward(loss)
-        optimiser.step()
+    step = prepared(config_of("guidance", "small_proxy", NETWORK), False, "cpu").step
+    step(0)
+    began = time.perf_counter()
+    for number in range(1, STEPS + 1):
+        step(number)
     return (time.perf_counter() - began) / STEPS
 
 
@@ -84,43 +69,31 @@ def seconds_of_episodes(parallel: int, folder: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", action="store_true", help="print the seconds of a step in these processes")
-    config = get("guidance").config("cartoon", "small_proxy", 0, {"weights": "random"})
     if parser.parse_args().steps:
-        seconds = seconds_of_steps(config)
+        seconds = seconds_of_steps()
         if processes.index() == 0:
             print(seconds)
         return
-    turns: list[dict[str, float]] = []
+    seconds: dict[str, list[float]] = {}
     for _ in tqdm(range(TURNS), unit="turn"):
         with tempfile.TemporaryDirectory() as folder:
-            turns.append(
-                {
-                    "one process, a thread": measured(1, 1),
-                    "one process, two threads": measured(1, 2),
-                    "two processes": measured(2, 1),
-                    "an episode": seconds_of_episodes(1, Path(folder) / "one"),
-                    "an episode of two": seconds_of_episodes(2, Path(folder) / "two"),
-                }
-            )
-
-    def faster(name: str, rival: str) -> float:
-        return statistics.median(turn[rival] / turn[name] for turn in turns)
-
-    ratios = {
-        "images/s, two processes over one with a thread": faster("two processes", "one process, a thread"),
-        "images/s, two processes over one with two threads": faster("two processes", "one process, two threads"),
-        "episodes/s, two workers over one": faster("an episode of two", "an episode"),
+            turn = {
+                "one process, a thread": measured(1, 1),
+                "one process, two threads": measured(1, 2),
+                "two processes": measured(2, 1),
+                "an episode": seconds_of_episodes(1, Path(folder) / "one"),
+                "an episode of two": seconds_of_episodes(2, Path(folder) / "two"),
+            }
+        for name, value in turn.items():
+            seconds.setdefault(name, []).append(value)
+    faster = {
+        "images/s, two processes over one with a thread": ("one process, a thread", "two processes"),
+        "images/s, two processes over one with two threads": ("one process, two threads", "two processes"),
+        "episodes/s, two workers over one": ("an episode", "an episode of two"),
     }
-    for name, ratio in ratios.items():
-        print(f"{name}: {ratio:.2f}")
-    result = {
-        "ratios": ratios,
-        "seconds": {name: statistics.median(turn[name] for turn in turns) for name in turns[0]},
-        "setting": f"{config.backbone}, batch {config.batch}, {config.size} px; mini's episodes; {os.cpu_count()} CPUs",
-        "date": datetime.now(UTC).date().isoformat(),
-        **records.provenance(),
-    }
-    records.write_text(records.results_root() / "benchmarks" / "workers.json", json.dumps(result, indent=1) + "\n")
+    ratios = {name: ratio(seconds, *pair) for name, pair in faster.items()}
+    setting = f"{NETWORK['backbone']}, batch {NETWORK['batch']}, 224 px; mini's episodes; {os.cpu_count()} CPUs"
+    keep("workers", ratios, setting, seconds=medians(seconds))
 
 
 if __name__ == "__main__":

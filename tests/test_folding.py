@@ -78,13 +78,21 @@ class UsedTwice(nn.Module):
         return self.norm(maps) + maps
 
 
+def broken() -> nn.Module:
+    """A network that answers NaN, with the fold and without."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    nn.init.constant_(network[0].weight, float("nan"))
+    return network
+
+
 @pytest.mark.parametrize(
     ("network", "told"),
     [
         (torchvision.models.convnext_tiny(), "ConvNeXt has no BatchNorm after a convolution: leave fold out"),
         (UsedTwice(), "BatchNorms of UsedTwice cannot be folded: leave fold out"),
+        (broken(), "BatchNorms of Sequential cannot be folded: leave fold out"),
     ],
-    ids=["no BatchNorm", "a convolution that is used twice"],
+    ids=["no BatchNorm", "a convolution that is used twice", "NaN"],
 )
 def test_what_cannot_be_folded_is_a_sentence(network: nn.Module, told: str):
     with pytest.raises(AsgError, match=told):

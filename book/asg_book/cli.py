@@ -82,9 +82,9 @@ def run(
             if dry_run:
                 print(dryrun.report(dryrun.dry_run(config, tflops=tflops)))
                 break
-            with tracking.shown_as(label(experiment, name, config)):
+            with tracking.shown_as(what := label(experiment, name, config)):
                 record = run_once(config, fresh, device)
-            print(f"{label(experiment, name, config)}: {describe(record['final'])}  (key {record['key']})")
+            print(f"{what}: {describe(record['final'])}  (key {record['key']})")
             if imagenet is not None:
                 knows = remembering.remembered(config, imagenet, device)
                 shares = f"top-1 {100 * knows['top1']:.1f}  top-5 {100 * knows['top5']:.1f}"

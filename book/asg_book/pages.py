@@ -213,10 +213,8 @@ def judged(row: Mapping) -> str:
     e, metric = row["estimate"], row["metric"]
     if e.n < 2:
         return "has too few seeds for an interval"
-    unit = " points" if metric in plots.SHARES else " nats" if metric in NATS else ""
     none = "not shown once corrected" if e.low * e.high > 0 else "no difference is shown"
-    verdict = ("**higher**" if e.mean > 0 else "**lower**") if row["decided"] else none
-    return f"{show_interval(e, metric)}{unit}, {verdict}"
+    return f"{show_with_unit(e, metric)}, {'**' + direction(e) + '**' if row['decided'] else none}"
 
 
 def said(row: Mapping) -> str:
@@ -225,9 +223,13 @@ def said(row: Mapping) -> str:
     paired = " × ".join([f"{e.n} paired seeds", *(f"{count} policies" for count in e.policies)])
     if e.n < 2:
         return f"{paired}: too few for an interval"
-    unit = " points" if metric in plots.SHARES else " nats" if metric in NATS else ""
-    verdict = ("higher" if e.mean > 0 else "lower") if row["decided"] else "no difference is shown"
-    return f"{paired}: {show_interval(e, metric)}{unit}: **{verdict}** (corrected p {show_p(row['adjusted'])})"
+    verdict = direction(e) if row["decided"] else "no difference is shown"
+    return f"{paired}: {show_with_unit(e, metric)}: **{verdict}** (corrected p {show_p(row['adjusted'])})"
+
+
+def direction(e: analysis.Estimate) -> str:
+    """Which way a difference goes that is shown."""
+    return "higher" if e.mean > 0 else "lower"
 
 
 def show_p(p: float) -> str:
@@ -252,6 +254,12 @@ def show_interval(e: analysis.Estimate, metric: str) -> str:
     factor, digits = scale(metric)
     mean, low, high = (f"{factor * value:+.{digits}f}" for value in (e.mean, e.low, e.high))
     return "—" if e.n < 2 else f"{mean} [{low}, {high}]"
+
+
+def show_with_unit(e: analysis.Estimate, metric: str) -> str:
+    """:func:`show_interval` in a sentence."""
+    unit = " points" if metric in plots.SHARES else " nats" if metric in NATS else ""
+    return show_interval(e, metric) + unit
 
 
 def styled(table: pd.DataFrame) -> Styler:
