@@ -65,6 +65,14 @@ def test_reproduce_trains_what_is_missing_and_then_nothing(workplace) -> None:
     assert "1 of 1 runs have a current record; 0 to train" in CliRunner().invoke(app, arguments).output
 
 
+def test_reproduce_trains_the_seeds_that_are_asked_for(workplace) -> None:
+    arguments = ["reproduce", "--experiment", "oracle", "--profile", "toy", "--jobs", "1", "--seed"]
+    assert "0 of 1 runs have a current record; 1 to train" in CliRunner().invoke(app, [*arguments, "0"]).output
+    assert [record["seed"] for record in records.of_profile("toy")] == [0]
+    refused = CliRunner().invoke(app, [*arguments, "77", "--seed", "78"]).exception
+    assert isinstance(refused, AsgError) and "No run has seed 77 or 78: leave out --seed" in str(refused)
+
+
 def outdate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECIPES, "hand-tuned", (*RECIPES["hand-tuned"], "numbers change"))
 

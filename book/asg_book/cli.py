@@ -98,6 +98,7 @@ def run(
 def reproduce(
     experiment: Annotated[list[str], typer.Option(help="Experiments; all if not given.")] = [],  # noqa: B006
     profile: Profile = "",
+    seed: Annotated[list[int], typer.Option(help="Seeds; all of each experiment if not given.")] = [],  # noqa: B006
     jobs: Jobs = os.cpu_count() or 1,
     on: On = "local",
     cpus_per_run: Cpus = 1.0,
@@ -118,10 +119,14 @@ def reproduce(
         declared = get(name)
         named = product(profiles_of(declared, profile), declared.arms)
         for name_of_arm, config in ((arm, config) for p, arm in named for config in declared.configs(p, arm)):
+            if seed and config.seed not in seed:
+                continue
             if records.policy_is_there(config):
                 wanted.setdefault(f"{records.run_key(config)}-{config.seed}", (name, name_of_arm, config))
             else:
                 waiting.add(config.control.policy)
+    if not wanted and not waiting:
+        raise AsgError(f"No run has seed {' or '.join(map(str, seed))}: leave out --seed for those of every seed.")
     found = records.find_each([config for _, _, config in wanted.values()])
     todo = sorted(
         (w for w, record in zip(wanted.values(), found, strict=True) if record is None), key=lambda w: w[2].seed
