@@ -42,7 +42,7 @@ NAMES = {
     "held_task": "held-out task loss",
     "held_guidance": "held-out KL",
     "precision": "pseudo-labels that are right",
-    "coverage": "photos with a pseudo-label",
+    "coverage": "share with a pseudo-label",
     "excess": "confidence less precision",
 }
 SHARES = {
