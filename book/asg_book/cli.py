@@ -125,7 +125,7 @@ def reproduce(
                 wanted.setdefault(f"{records.run_key(config)}-{config.seed}", (name, name_of_arm, config))
             else:
                 waiting.add(config.control.policy)
-    if not wanted and not waiting:
+    if seed and not (wanted or waiting):
         raise AsgError(f"No run has seed {' or '.join(map(str, seed))}: leave out --seed for those of every seed.")
     found = records.find_each([config for _, _, config in wanted.values()])
     todo = sorted(
