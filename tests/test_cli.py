@@ -126,6 +126,16 @@ def test_verify_vouches_for_records_and_names_those_it_cannot(workplace, monkeyp
     assert "vouches for 0 of 0 records" in other.output
 
 
+def test_verify_leaves_out_what_another_processors_training_precedes(workplace) -> None:
+    for arm in ("plain, 0.5", "plain, 1"):
+        CliRunner().invoke(app, ["run", "interpolation", "--arm", arm, "--seed", "0", "--profile", "toy"])
+    for path in workplace.results.rglob("*.jsonl"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"cpu": "another"}) + "\n")
+    result = CliRunner().invoke(app, ["verify", "--profile", "toy", "--jobs", "1", "--all"])
+    assert result.exit_code == 0 and "vouches for 1 of 1 records" in result.output, result.output
+    assert "1 more begin where a whole training ended on a processor of another instruction set" in result.output
+
+
 def test_reproduce_keeps_a_file_with_a_broken_line(workplace) -> None:
     """The records beside the broken line were computed; whoever owns them is told which line it is."""
     arguments = ["reproduce", "--experiment", "oracle", "--profile", "toy", "--jobs", "1"]

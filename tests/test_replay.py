@@ -88,6 +88,31 @@ def test_what_is_otherwise_is_named(workplace, spoil, line):
     assert re.search(line, only)
 
 
+def test_renders_made_under_another_instruction_set_may_differ_by_more(workplace, monkeypatch):
+    record = run(toy(), device="cpu")
+    record["first_losses"][2]["task"] *= 1.001
+    monkeypatch.setitem(replay.RENDERED, "toy", 2e-3)
+    assert len(replay.verify(record, "cpu")) == 1  # here it was made, to the last bit
+    record["cpu"] = "another"
+    assert replay.verify(record, "cpu") == []
+    monkeypatch.delitem(replay.RENDERED, "toy")
+    assert len(replay.verify(record, "cpu")) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "cpu", "device", "elsewhere"),
+    [
+        ({}, "another", "cpu", False), ({"interpolate": 0.5}, "another", "cpu", True),
+        ({"interpolate": 0.0}, "another", "cpu", True), ({"interpolate": 0.5}, None, "cpu", False),
+        ({"interpolate": 0.5}, "another", "cuda", False), ({"adapt": {"kind": "cbst"}}, "another", "cpu", True),
+    ],
+)  # fmt: skip
+def test_what_begins_where_another_processors_training_has_ended(change, cpu, device, elsewhere):
+    here = records.provenance()["cpu"]
+    record = {"config": {"adapt": None, "interpolate": None, **change}, "cpu": cpu or here, "device": device}
+    assert replay.begins_elsewhere(record) is elsewhere
+
+
 def test_an_outdated_record_is_not_repeated(workplace, monkeypatch):
     record = run(toy(), device="cpu")
     monkeypatch.setitem(RECIPES, "hand-tuned", (*RECIPES["hand-tuned"], "numbers change"))
