@@ -53,7 +53,7 @@ def wanted(root: Path, classes: Sequence[str], most: int | None) -> list[tuple[R
     """The views (at most ``most`` of a mesh) of the meshes of ``classes`` that are not rendered yet."""
     meshes = [row for split in SPLITS[:2] for row in cad.index(split) if row["class"] in classes]
     every = ((mesh, view) for mesh in meshes for view in range(int(mesh["views"])) if most is None or view < most)
-    return [(mesh, view) for mesh, view in every if not cad.render_path(root, mesh, view).exists()]
+    return [(mesh, view) for mesh, view in every if not (root / cad.render_name(mesh, view)).exists()]
 
 
 def start_worker() -> None:
@@ -74,7 +74,7 @@ def render_view(root: Path, mesh: Row, view: int) -> None:
     image = Image.fromarray(render(ready, LOOKS[mesh["class"]], stream(mesh["path"], view)))
     content = io.BytesIO()
     image.save(content, "PNG")
-    write(cad.render_path(root, mesh, view), content.getvalue())
+    write(root / cad.render_name(mesh, view), content.getvalue())
 
 
 def render_all(root: Path, work: Sequence[tuple[Row, int]], jobs: int) -> None:
@@ -97,7 +97,7 @@ def verify(root: Path) -> None:
     github.require(parts(root, list(cad.imagenet_classes())), "cad")
     for split in SPLITS[:2]:
         meshes = tqdm(cad.index(split), desc=f"checking renders, {split}", unit="mesh", leave=False)
-        for path in (cad.render_path(root, mesh, view) for mesh in meshes for view in range(int(mesh["views"]))):
+        for path in (root / cad.render_name(mesh, view) for mesh in meshes for view in range(int(mesh["views"]))):
             if not path.exists():
                 raise AsgError(f"The render {path} is missing: {cad.REMEDY}")
             if (size := read_image(path).size) != (PIXELS, PIXELS):

@@ -151,7 +151,7 @@ def tree(tmp_path, monkeypatch) -> Path:
 def fill(root: Path) -> list[Path]:
     """A PNG of its own colour for every render."""
     meshes = [*cad.index("train"), *cad.index("validation")]
-    paths = [cad.render_path(root, mesh, view) for mesh in meshes for view in range(int(mesh["views"]))]
+    paths = [root / cad.render_name(mesh, view) for mesh in meshes for view in range(int(mesh["views"]))]
     for number, path in enumerate(paths):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(coloured(300 + number))

@@ -44,9 +44,9 @@ def index(split: str) -> tuple[Row, ...]:
     return tuple(row for row in read_index(INDEX) if row["split"] == split)
 
 
-def render_path(root: Path, mesh: Row, view: int) -> Path:
-    """Where the render of one view of a mesh lies."""
-    return root / f"renders-v{RENDERER}" / mesh["class"] / f"{Path(mesh['path']).stem}-{view}.png"
+def render_name(mesh: Row, view: int) -> str:
+    """Where the render of one view of a mesh lies, below the folder of the benchmark."""
+    return f"renders-v{RENDERER}/{mesh['class']}/{Path(mesh['path']).stem}-{view}.png"
 
 
 def _labels(rows: Sequence[Row]) -> torch.Tensor:
@@ -58,24 +58,24 @@ def renders(root: Path, split: str, size: int) -> ImageSet:
     """Every view of the meshes of a split; a mesh is one ``cluster``."""
     meshes = index(split)
     views = [(k, view) for k, mesh in enumerate(meshes) for view in range(int(mesh["views"]))]
-    paths = [render_path(root, meshes[k], view) for k, view in views]
-
+    names = tuple(render_name(meshes[k], view) for k, view in views)
     made_of = [(row["class"], row["sha256"], row["views"], row["up"], row["front"]) for row in meshes]
     return ImageSet(
-        partial(decode_render, paths, size),
+        partial(decode_render, root, names, size),
         _labels([meshes[k] for k, _ in views]),
         tuple(imagenet_classes()),
-        tuple(path.relative_to(root).as_posix() for path in paths),
+        names,
         fingerprint_of("cad renders", RENDERER, made_of, size),
         cluster=torch.tensor([k for k, _ in views]),
     )
 
 
-def decode_render(paths: Sequence[Path], size: int, i: int) -> np.ndarray:
+def decode_render(root: Path, names: Sequence[str], size: int, i: int) -> np.ndarray:
     """One render, ``(size, size, 3)``."""
-    if not paths[i].exists():
-        raise AsgError(f"The render {paths[i]} is missing: {REMEDY}")
-    return square(read_image(paths[i]), size)
+    path = root / names[i]
+    if not path.exists():
+        raise AsgError(f"The render {path} is missing: {REMEDY}")
+    return square(read_image(path), size)
 
 
 def photographs(root: Path, size: int) -> ImageSet:

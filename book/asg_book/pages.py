@@ -20,7 +20,6 @@ from asg.config import RunConfig
 from asg.controllers.learned import load_policy
 from asg.controllers.windows import policy_path
 from asg.data import data_root
-from asg.run import run
 from asg_book import analysis, plots
 from asg_book.build import STAGED
 from asg_book.experiments import EXPERIMENTS, Experiment, get, policy_name
@@ -402,6 +401,13 @@ def worth_table(worth: pd.DataFrame) -> Styler:
     return styled(shown.replace({"nan": "—", "+nan": "—"}))
 
 
+def train(config: RunConfig) -> dict:
+    """What a run trained here and now gives; the records stay as they are."""
+    from asg.run import run  # takes seconds to import, and most chapters only read
+
+    return run(config, fresh=True)
+
+
 def _bind(
     declared: Experiment,
     profile: str,
@@ -417,7 +423,7 @@ def _bind(
         runs = declared.configs(profile, arm, chosen, overrides)
         if shown:
             configs[arm] = runs[0]
-        made = [run(c, fresh=True) if shown else None for c in runs] if fresh else records.find_each(runs)
+        made = [train(c) if shown else None for c in runs] if fresh else records.find_each(runs)
         found[arm] = [labelled(declared, arm, c, r) for c, r in zip(runs, made, strict=True) if r is not None]
         missing += [arm] if shown and len(found[arm]) < len(runs) else []
     return Bound(declared, profile, {arm: found[arm] for arm in configs}, configs, chosen, fresh, found, tuple(missing))
