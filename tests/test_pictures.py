@@ -50,8 +50,8 @@ def test_a_picture_is_computed_once_and_then_read_without_data_networks_and_runs
     first = make(configs).arrays()
     for folder in (workplace.data, workplace.runs):
         shutil.rmtree(folder)
-    for name in ("trained", "build", "load_domains"):
-        monkeypatch.setattr(pictures, name, fail)
+    for name in ("asg.run.trained", "asg.models.build", "asg_book.pictures.load_domains"):
+        monkeypatch.setattr(name, fail)
     again = make(configs).arrays()
     assert first.keys() == again.keys()
     assert all(np.array_equal(first[k], again[k]) and first[k].dtype == again[k].dtype for k in first)

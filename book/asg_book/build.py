@@ -19,7 +19,8 @@ CODE_ALONE = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
 STAGED = BOOK / "_build" / "executed"
 HTML = BOOK / "_build" / "html"
 OPTIONAL = ("pacs", "cad")  # folders of benchmarks that a book is built without, and whose images it shows if there
-TRAINING = ("14_bring_your_own", "01_quickstart")  # chapters that train and take longest: they begin first
+# Chapters that train and take longest: they begin first.
+TRAINING = ("01_quickstart", "14_bring_your_own", "15_your_own_loop")
 CHAPTER_SECONDS = 1500  # of a cell: one that takes longer has hung, also on a busy machine
 
 

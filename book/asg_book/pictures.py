@@ -1,25 +1,28 @@
 """What figures of networks show, kept as records are: a page that shows them trains nothing and needs no data.
 
-They lie in ``results/figures``, named by what they are made of.
+They lie in ``results/figures``, named by what they are made of. What makes them takes seconds to import, and is
+imported where it is needed.
 """
+
+from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from asg import AsgError, records
 from asg.config import RunConfig
 from asg.data import load_domains, read_domains
 from asg.data.images import Domains, ImageSet, make_folder, subset
-from asg.models import Student, build
-from asg.run import trained
-from asg_book import inspection
 from asg_book.experiments import get
+
+if TYPE_CHECKING:
+    from asg.models import Student
 
 VERSION = 1  # raised where other numbers are meant to be shown, with a word why. 1: as first recorded
 UNTOUCHED = "ImageNet"  # what the network that nobody trained is called
@@ -89,6 +92,9 @@ def identity(configs: Configs) -> tuple:
 
 def networks(configs: Configs, domains: Domains) -> dict[str, Student]:
     """The ImageNet network that the first arm starts from, and the network of each arm that trains at all."""
+    from asg.models import build
+    from asg.run import trained
+
     untouched = build(next(iter(configs.values())), len(domains.source.classes))
     return {UNTOUCHED: untouched} | {arm: trained(config) for arm, config in configs.items() if config.steps != 0}
 
@@ -102,6 +108,9 @@ def answers(configs: Configs) -> Picture:
     """What the ImageNet network, from which the first arm starts, says of each photograph: class ``names`` ``(M,)``."""
 
     def compute() -> Arrays:
+        from asg.models import build
+        from asg_book import inspection
+
         config = next(iter(configs.values()))
         domains = load_domains(config)
         network = build(config, len(domains.source.classes))
@@ -120,6 +129,10 @@ def embeddings(configs: Configs) -> Picture:
     """
 
     def compute() -> Arrays:
+        import torch
+
+        from asg_book import inspection
+
         domains = load_domains(next(iter(configs.values())))
         step = max(1, len(domains.source) // len(domains.target))
         some, shown = subset(domains.source, range(0, len(domains.source), step)), networks(configs, domains)
@@ -140,6 +153,8 @@ def attention(configs: Configs, count: int = 6, layer: str = "blocks.4") -> Pict
     """
 
     def compute() -> Arrays:
+        from asg_book import inspection
+
         domains = load_domains(next(iter(configs.values())))
         chosen = [(2 * k + 1) * len(domains.target) // (2 * count) for k in range(count)]  # the middles of equal parts
         shown = networks(configs, domains)
@@ -162,6 +177,9 @@ def label_maps(configs: Configs, every: int = 40) -> Picture:
     """
 
     def compute() -> Arrays:
+        from asg.run import trained
+        from asg_book import inspection
+
         domains = read_domains(next(iter(configs.values())))
         parts = ((domains.validation, range(1)), (domains.target, range(0, len(domains.target), every)))
         nets = [trained(config) for config in configs.values()]
