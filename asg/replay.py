@@ -15,7 +15,7 @@ from asg.trainers.loop import FIRST
 
 TOLERANCE = 1e-4  # relative: another processor moves the last bits
 RENDERED = {"cad": 2e-3}  # the same where images are rendered by the user: instruction sets differ in a few pixels
-FLOOR = 1e-6  # what is nearer to 0 than this is 0
+FLOOR = 0.01  # what is nearer to 0 than this share of the tolerance is 0
 SHARE = 0.02  # of images, whose answers may tip over with the last bits
 SHARES = ("accuracy", "overall", "agreement", "imagenet", "kept", "product", "validation", "miou", "pixels", "ece")
 IMAGE_BY_IMAGE = ("per_class", "predicted", "confidence", "pseudo", "selection", "labelled")
@@ -36,7 +36,7 @@ def deviations(expected: object, given: object, tolerance: float = TOLERANCE, wh
         pairs = enumerate(zip(expected, given, strict=True))
         return [line for k, (a, b) in pairs for line in deviations(a, b, tolerance, f"{where}[{k}]")]
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (expected, given))
-    if numbers and math.isclose(expected, given, rel_tol=tolerance, abs_tol=FLOOR):
+    if numbers and math.isclose(expected, given, rel_tol=tolerance, abs_tol=FLOOR * tolerance):
         return []
     return [] if expected == given else [f"{where} is {given}, was {expected}"]
 
