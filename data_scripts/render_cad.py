@@ -3,8 +3,8 @@
 VisDA-17's renders show CAD models on plain ground. Here every render has its own material for each part, its own
 ground, surroundings, light and lens, within what is usual for the class (LOOKS, all choices in one place). Mitsuba 3
 traces the paths, in its variant ``scalar_rgb``. Equal streams give equal bytes on all processors of one instruction
-set; with another (AVX, AVX2, AVX-512) fewer than one pixel in five hundred is another one, by a level or a few: Embree,
-which finds what a ray meets, has code of its own for each.
+set. Between AVX and AVX2 a few pixels in ten thousand differ, most by one level: Embree, which finds what a ray meets,
+has code of its own for each.
 """
 
 from __future__ import annotations

@@ -131,9 +131,14 @@ def test_verify_leaves_out_what_another_processors_training_precedes(workplace) 
         CliRunner().invoke(app, ["run", "interpolation", "--arm", arm, "--seed", "0", "--profile", "toy"])
     for path in workplace.results.rglob("*.jsonl"):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"cpu": "another"}) + "\n")
-    result = CliRunner().invoke(app, ["verify", "--profile", "toy", "--jobs", "1", "--all"])
+    arguments = ["verify", "--profile", "toy", "--jobs", "1", "--all"]
+    result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0 and "vouches for 1 of 1 records" in result.output, result.output
     assert "1 more begin where a whole training ended on a processor of another instruction set" in result.output
+    for path in workplace.results.rglob("*.jsonl"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"key": "0" * 12}) + "\n")
+    outdated = CliRunner().invoke(app, arguments).output
+    assert "vouches for 0 of 2 records" in outdated and outdated.count("it is outdated") == 2, outdated
 
 
 def test_reproduce_keeps_a_file_with_a_broken_line(workplace) -> None:

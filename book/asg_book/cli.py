@@ -211,7 +211,7 @@ def verify(
         ]
         ours = {(records.run_key(config), config.seed) for config in declared if records.policy_is_there(config)}
         chosen = [record for record in kept if (record["key"], record["seed"]) in ours]
-    judged = [record for record in chosen if not replay.begins_elsewhere(record)]
+    judged = [r for r in chosen if not (replay.begins_elsewhere(r) and records.is_current(r))]  # outdated: always said
     working = engine_of(on, jobs, cpus_per_run, gpus_per_run)(verify_record, [(record,) for record in judged])
     results = [
         (r, [str(x)] if isinstance(x, AsgError) else x) for (r,), x in tqdm(working, total=len(judged), unit="run")

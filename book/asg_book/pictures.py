@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from asg import AsgError, records
 from asg.config import RunConfig
@@ -129,8 +130,6 @@ def embeddings(configs: Configs) -> Picture:
     """
 
     def compute() -> Arrays:
-        import torch
-
         from asg_book import inspection
 
         domains = load_domains(next(iter(configs.values())))
