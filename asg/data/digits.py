@@ -15,7 +15,6 @@ import matplotlib
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from sklearn.datasets import load_digits
 
 from asg.data.images import Domains, ImageSet, fingerprint_of
 
@@ -66,6 +65,8 @@ def decode_printed(images: list[tuple[int, Path, int]], size: int, seed: int, i:
 
 def written(size: int) -> ImageSet:
     """The handwritten digits, enlarged."""
+    from sklearn.datasets import load_digits  # takes a second to import
+
     digits = load_digits()
     chosen = np.linspace(0, len(digits.target) - 1, PHOTOS).round().astype(int)
     images = digits.images[chosen]  # (N, 8, 8)

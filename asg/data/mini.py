@@ -19,7 +19,6 @@ import numpy as np
 import skimage.data
 import torch
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from asg import AsgError
 from asg.config import Rendering
@@ -88,6 +87,8 @@ def scenes() -> tuple[Image.Image, ...]:
 
     They ship inside scikit-learn and scikit-image, so nothing more needs to be obtained.
     """
+    from sklearn.datasets import load_sample_images  # takes a second to import
+
     lake, leaves = (Image.fromarray(image) for image in load_sample_images().images)
     grounds = (skimage.data.brick(), skimage.data.grass(), skimage.data.gravel())
     return (

@@ -65,7 +65,7 @@ def predicted_gains(measured: pd.DataFrame, gain: pd.Series) -> pd.Series:
 
     ``measured``: :func:`asg_book.paying.signals`; ``gain``: mean gain by benchmark.
     """
-    found = pd.Series(np.nan, measured.index)
+    predicted = pd.Series(np.nan, measured.index)
     for name in measured.index:
         errors = {}
         for signal in SIGNALS:
@@ -76,8 +76,8 @@ def predicted_gains(measured: pd.DataFrame, gain: pd.Series) -> pd.Series:
             best = min(errors, key=errors.get)
             others = measured[best].drop(name).dropna()
             line = np.polyfit(others.astype(float), gain[others.index].astype(float), 1)
-            found[name] = np.polyval(line, measured.loc[name, best])
-    return found
+            predicted[name] = np.polyval(line, measured.loc[name, best])
+    return predicted
 
 
 def predictor(gain: float) -> Rule:
@@ -106,6 +106,6 @@ def table(benchmarks: Mapping[str, Mapping[str, Records]], gains: Mapping[str, f
             continue
         for rule in (*RULES, predictor(gains.get(name, np.nan))):
             rows.setdefault(rule.name, {})[name] = distance(rule, arms)
-    found = pd.DataFrame(rows).T
-    found["worst"] = [min((e.mean for e in row if e.n), default=np.nan) for _, row in found.iterrows()]
-    return found
+    distances = pd.DataFrame(rows).T
+    distances["worst"] = [min((e.mean for e in row if e.n), default=np.nan) for _, row in distances.iterrows()]
+    return distances

@@ -47,17 +47,17 @@ def cost_table(measured: Mapping, tried: Mapping[str, int]) -> Styler:
 
 def shares_of(bound: Bound, start: str) -> dict[float, Sequence[dict]]:
     """Share of the way to the trained weights → records, of a start whose every share has been run."""
-    found = {share: bound.arms.get(f"{start}, {share:g}", ()) for share in SHARES}
-    return found if all(found.values()) else {}
+    shares = {share: bound.arms.get(f"{start}, {share:g}", ()) for share in SHARES}
+    return shares if all(shares.values()) else {}
 
 
 def curves(bounds: Mapping[str, Bound], metrics: Sequence[str]) -> pd.DataFrame:
     """Long table: benchmark, start, share, metric, :class:`~asg_book.analysis.Estimate`."""
     rows = [
-        (name, start, share, metric, level(found, metric))
+        (name, start, share, metric, level(runs, metric))
         for name, bound in bounds.items()
         for start in STARTS
-        for share, found in shares_of(bound, start).items()
+        for share, runs in shares_of(bound, start).items()
         for metric in metrics
     ]
     return pd.DataFrame(rows, columns=["benchmark", "start", "share", "metric", "estimate"])
@@ -80,11 +80,12 @@ def share_table(bounds: Mapping[str, Bound]) -> Styler:
         for start in STARTS:
             if not (shares := shares_of(bound, start)):
                 continue
-            at = {share: show(level(found, "accuracy"), "accuracy") for share, found in shares.items()}
+            accuracy = {share: show(level(runs, "accuracy"), "accuracy") for share, runs in shares.items()}
             chosen, oracle = chosen_share(shares), oracle_share(shares)
             rows[f"{name}, {start}"] = {
-                "α = 0": at[0.0], "α = .5": at[0.5], "α = 1": at[1.0],
-                "chosen on held-out images": f"{at[chosen]} at {chosen:g}", "oracle": f"{at[oracle]} at {oracle:g}",
+                "α = 0": accuracy[0.0], "α = .5": accuracy[0.5], "α = 1": accuracy[1.0],
+                "chosen on held-out images": f"{accuracy[chosen]} at {chosen:g}",
+                "oracle": f"{accuracy[oracle]} at {oracle:g}",
             }  # fmt: skip
     return captioned(pd.DataFrame(rows).T, "oracle: chosen on the photographs, which nobody may")
 
@@ -92,18 +93,18 @@ def share_table(bounds: Mapping[str, Bound]) -> Styler:
 def predicted(measured: pd.DataFrame, gained: pd.DataFrame) -> dict[str, float]:
     """Title of a benchmark → :func:`asg_book.automatic.predicted_gains`, of the tables of asg_book.paying."""
     gain = gained["gain"].map(lambda e: e.mean).astype(float)
-    found = automatic.predicted_gains(measured.loc[measured.index.intersection(gain.index)], gain)
-    whole = (case for case in CASES if case.experiment == "guidance" and case.name in found.index)
-    return {TITLES[case.profile]: found[case.name] for case in whole}
+    expected = automatic.predicted_gains(measured.loc[measured.index.intersection(gain.index)], gain)
+    whole = (case for case in CASES if case.experiment == "guidance" and case.name in expected.index)
+    return {TITLES[case.profile]: expected[case.name] for case in whole}
 
 
 def automatic_table(benchmarks: Mapping[str, Mapping[str, automatic.Records]], gains: Mapping[str, float]) -> Styler:
     """:func:`asg_book.automatic.table` in points, with what each rule takes besides one training."""
-    found = automatic.table(benchmarks, gains)
-    shown = found.map(lambda e: "—" if isinstance(e, float) else show_interval(e, "accuracy"))
-    shown["worst"] = [f"{100 * worst:+.1f}" if worst == worst else "—" for worst in found["worst"]]
+    distances = automatic.table(benchmarks, gains)
+    shown = distances.map(lambda e: "—" if isinstance(e, float) else show_interval(e, "accuracy"))
+    shown["worst"] = [f"{100 * worst:+.1f}" if worst == worst else "—" for worst in distances["worst"]]
     rules = (*automatic.RULES, automatic.predictor(np.nan))
     costs = {rule.name: f"{rule.trainings} and {rule.more}" if rule.more else f"{rule.trainings}" for rule in rules}
-    shown["trainings"] = [costs[name] for name in found.index]
+    shown["trainings"] = [costs[name] for name in distances.index]
     best = {name: automatic.better_given(arms) for name, arms in benchmarks.items() if arms.get("0") and arms["0.1"]}
     return captioned(shown, "less the better of λ = 0 and .1: " + "; ".join(f"{n}, {w}" for n, w in best.items()))

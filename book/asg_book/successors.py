@@ -24,7 +24,7 @@ def projection(kind: str) -> dict[str, dict]:
 TRIED: dict[str, dict[str, dict]] = {
     "CSG": {f"{strength:g}": contrast(strength) for strength in (0.01, 0.03, 0.1)},
     "RandAugment": {f"{m}": {"augment": {"kind": "randaugment", "magnitude": m}} for m in (5, 9, 15)},
-    "PASTA": {name: {"augment": {"kind": "pasta", **how}} for name, how in PASTA.items()},
+    "PASTA": {name: {"augment": {"kind": "pasta", **settings}} for name, settings in PASTA.items()},
     "TPGM": projection("tpgm"),
     "FTP": projection("ftp"),
     "LP-FT": {f"{share:g}": {"head_first": share} for share in (0.25, 0.5, 0.75)},
