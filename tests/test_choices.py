@@ -9,7 +9,8 @@ import pytest
 
 from asg import records
 from asg.config import RunConfig
-from asg_book import paying, successors
+from asg.own_recipes import RECIPES
+from asg_book import paying, since, successors
 from asg_book.analysis import as_good, best_kept, shortest
 from asg_book.experiments import (
     CHOSEN,
@@ -85,6 +86,14 @@ def since_trials(method: str) -> list[list[dict]]:
 @pytest.mark.parametrize("method", [method for method in successors.TRIED if all(since_trials(method))])
 def test_a_successors_strength_is_what_the_rule_chooses_from_the_committed_records(method: str):
     assert list(successors.TRIED[method])[best_kept(since_trials(method))] == successors.CHOSEN[method]
+
+
+def test_asg_train_begins_with_the_recipe_that_the_committed_records_recommend():
+    declared = get("recipes")
+    benchmarks = {profile: committed("recipes", profile) for profile in declared.seeds}
+    if any(len(r) < len(declared.seeds[profile]) for profile, arms in benchmarks.items() for r in arms.values()):
+        pytest.skip("not all recipes have been run on every benchmark")
+    assert next(iter(RECIPES["classification"])) == since.recommended(benchmarks)
 
 
 def segmentation_trials(kind: str, tried: tuple[float, ...]) -> list[list[dict]]:

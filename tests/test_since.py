@@ -76,3 +76,43 @@ def test_the_rules_table_reads_the_experiments_records(workplace):
     """Without any record it has no column of a benchmark, and no error."""
     arms = bind("automatic", "cartoon").arms
     assert since.automatic_table({"cartoons": arms}, {}).data.shape[0] == 0
+
+
+def recipes(**levels: float) -> dict[str, list[dict]]:
+    """Recipe → mean accuracy on photographs over two seeds, as the experiment "recipes" has it."""
+    return {
+        name.replace("_", "-"): [{"seed": seed, "final": {"accuracy": mean + 0.01 * seed}} for seed in (0, 1)]
+        for name, mean in levels.items()
+    }
+
+
+def test_the_recipe_that_is_recommended_gains_most_where_it_gains_least():
+    benchmarks = {
+        "drawings": recipes(plain=0.7, guidance=0.9, wise_ft=0.8, ema=0.95),
+        "sketches": recipes(plain=0.7, guidance=0.5, wise_ft=0.75),  # ema was not run here
+    }
+    assert since.lowest_gains(benchmarks) == pytest.approx({"guidance": -0.2, "wise-ft": 0.05})
+    assert since.recommended(benchmarks) == "wise-ft"
+    sentence = since.recommendation(benchmarks).data
+    assert "--recipe wise-ft" in sentence and "5.0 points" in sentence
+
+
+def test_plain_training_is_recommended_where_no_recipe_gains_everywhere():
+    benchmarks = {"drawings": recipes(plain=0.7, guidance=0.9), "sketches": recipes(plain=0.7, guidance=0.5)}
+    assert since.recommended(benchmarks) == "plain" and "--recipe plain" in since.recommendation(benchmarks).data
+    nothing = {"drawings": recipes(plain=0.7)}
+    assert since.recommended(nothing) == "plain" and "asg reproduce" in since.recommendation(nothing).data
+
+
+# Recipe → the arm of "since" that it is.
+SAME = {
+    "guidance": "guidance", "plain": "vanilla", "wise-ft": "WiSE-FT", "guidance+wise-ft": "WiSE-FT, guided",
+    "ema": "EMA", "csg": "CSG",
+}  # fmt: skip
+
+
+def test_recipes_are_arms_of_the_table_at_their_chosen_strength():
+    assert SAME.keys() == EXPERIMENTS["recipes"].arms.keys()
+    for recipe, arm in SAME.items():
+        run = EXPERIMENTS["recipes"].config("cartoon", recipe, 5)
+        assert run.identity() == EXPERIMENTS["since"].config("cartoon", arm, 5).identity(), recipe

@@ -686,6 +686,13 @@ EXPERIMENTS = {
             published=PUBLISHED_SINCE,
             repeated=True,
         ),
+        Experiment(
+            "recipes",
+            "With which recipe should one begin?",
+            {name: {**SMALL, **settings} for name, settings in own_recipes.RECIPES["classification"].items()},
+            seeds={profile: EVERYWHERE[profile] for profile in ("cartoon", "sketch", "cad")},
+            differences=tuple((name, "plain") for name in own_recipes.RECIPES["classification"] if name != "plain"),
+        ),
         *(
             Experiment(
                 f"data_{axis}",

@@ -349,11 +349,11 @@ def side_by_side(
         sizes = [len(analysis.values(bound.arms.get(arm, ()), metric).columns) for arm in arms.values()]
         shown["seeds"] = f"{max(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
         columns[TITLES.get(profile, profile)] = shown
-    quoted = next(iter(bounds.values())).experiment.published
-    columns["published, VisDA-17"] = {
-        **{name: f"{quoted[arm].value:.1f}" if arm in quoted else "—" for name, arm in arms.items()},
-        **dict.fromkeys((*pairs, "seeds"), "—"),
-    }
+    if quoted := next(iter(bounds.values())).experiment.published:
+        columns["published, VisDA-17"] = {
+            **{name: f"{quoted[arm].value:.1f}" if arm in quoted else "—" for name, arm in arms.items()},
+            **dict.fromkeys((*pairs, "seeds"), "—"),
+        }
     return styled(pd.DataFrame(columns))
 
 

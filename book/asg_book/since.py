@@ -12,11 +12,13 @@ from pandas.io.formats.style import Styler
 
 from asg import records
 from asg_book import automatic
-from asg_book.analysis import best_kept, level
+from asg_book.analysis import best_kept, difference, level
+from asg_book.experiments import get
 from asg_book.pages import TITLES, Bound, captioned, show, show_interval
 from asg_book.paying import CASES
 from asg_book.successors import SHARES
 
+Benchmarks = Mapping[str, Mapping[str, Sequence[dict]]]  # name → arm → records
 STARTS = ("plain", "guided")  # of which the experiment "interpolation" has an arm a share: "START, SHARE"
 
 
@@ -90,6 +92,39 @@ def share_table(bounds: Mapping[str, Bound]) -> Styler:
     return captioned(pd.DataFrame(rows).T, "oracle: chosen on the photographs, which nobody may")
 
 
+def lowest_gains(benchmarks: Benchmarks) -> dict[str, float]:
+    """Recipe → the lowest over benchmarks of its mean accuracy less plain training's; those run on every one."""
+    gains = {
+        recipe: [difference(arms.get(recipe, ()), arms.get("plain", ()), "accuracy") for arms in benchmarks.values()]
+        for recipe in get("recipes").arms
+        if recipe != "plain"
+    }
+    return {recipe: min(e.mean for e in each) for recipe, each in gains.items() if all(e.n for e in each)}
+
+
+def recommended(benchmarks: Benchmarks) -> str:
+    """The recipe whose lowest gain is highest, or ``plain`` where none gains everywhere: what `asg train` begins with.
+
+    Nobody knows beforehand which of the benchmarks own images are like.
+    """
+    gains = {"plain": 0.0, **lowest_gains(benchmarks)}
+    return max(gains, key=gains.get)
+
+
+def recommendation(benchmarks: Benchmarks) -> Markdown:
+    """One sentence: which recipe, and why, of the records."""
+    recipe, gains = recommended(benchmarks), lowest_gains(benchmarks)
+    if not gains:
+        return Markdown("No recipe has been run on every benchmark yet: `asg reproduce --experiment recipes`.")
+    if recipe == "plain":
+        return Markdown("**Begin with `asg train --recipe plain`**: no recipe gains on every one of these benchmarks.")
+    least = f"{100 * gains[recipe]:.1f} points over plain training or more"
+    return Markdown(
+        f"**Begin with `asg train --recipe {recipe}`**: it gains {least} on every one of {', '.join(benchmarks)}, "
+        "and of no other recipe is the least gain higher."
+    )
+
+
 def predicted(measured: pd.DataFrame, gained: pd.DataFrame) -> dict[str, float]:
     """Title of a benchmark → :func:`asg_book.automatic.predicted_gains`, of the tables of asg_book.paying."""
     gain = gained["gain"].map(lambda e: e.mean).astype(float)
@@ -98,7 +133,7 @@ def predicted(measured: pd.DataFrame, gained: pd.DataFrame) -> dict[str, float]:
     return {TITLES[case.profile]: expected[case.name] for case in whole}
 
 
-def automatic_table(benchmarks: Mapping[str, Mapping[str, automatic.Records]], gains: Mapping[str, float]) -> Styler:
+def automatic_table(benchmarks: Benchmarks, gains: Mapping[str, float]) -> Styler:
     """:func:`asg_book.automatic.table` in points, with what each rule takes besides one training."""
     distances = automatic.table(benchmarks, gains)
     shown = distances.map(lambda e: "—" if isinstance(e, float) else show_interval(e, "accuracy"))
