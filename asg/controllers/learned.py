@@ -35,10 +35,11 @@ class Policy(nn.Module):
 
     The heads see all hidden states and their own group's ratio: ``Linear(20 · statistics + 1 →
     actions)``. The reference's critic is kept, unused as there, so that the sizes agree: 17,762
-    parameters for 7 groups. Recurrent and head weights start orthogonal (heads with gain .01).
+    parameters for 7 groups. Recurrent and head weights start orthogonal (heads with gain .01); without a
+    ``generator`` nothing is initialised, since weights are loaded.
     """
 
-    def __init__(self, spec: Spec, generator: torch.Generator) -> None:
+    def __init__(self, spec: Spec, generator: torch.Generator | None) -> None:
         super().__init__()
         self.spec = spec
         width = HIDDEN * len(spec.statistics) + 1
@@ -46,7 +47,7 @@ class Policy(nn.Module):
         self.cells = nn.ModuleDict({f"lstm_{name}": nn.LSTMCell(1, HIDDEN) for name in spec.statistics})
         self.heads = nn.ModuleList(nn.Linear(width, outputs) for _ in range(spec.groups))
         self.critic = nn.Linear(width * spec.groups, 1).requires_grad_(False)
-        for name, parameter in self.named_parameters():
+        for name, parameter in self.named_parameters() if generator else ():
             if parameter.dim() > 1:
                 gain = 0.01 if name.startswith("heads") else 1.0
                 nn.init.orthogonal_(parameter, gain, generator=generator)
@@ -182,6 +183,7 @@ def load_policy(path: Path) -> tuple[Policy, dict]:
             "train it again with `asg policy train`."
         )
     spec = json.loads(metadata["spec"])
-    policy = Policy(Spec(**{**spec, "statistics": tuple(spec["statistics"])}), torch.Generator().manual_seed(0))
-    policy.load_state_dict(tensors)
+    with torch.device("meta"):  # no memory and no random numbers for weights that the file replaces
+        policy = Policy(Spec(**{**spec, "statistics": tuple(spec["statistics"])}), None)
+    policy.load_state_dict(tensors, assign=True)
     return policy.eval(), json.loads(metadata["card"])

@@ -8,7 +8,7 @@ Departure 21: not a benchmark of the paper.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import matplotlib
@@ -63,16 +63,22 @@ def decode_printed(images: list[tuple[int, Path, int]], size: int, seed: int, i:
     return render(digit, font, size, np.random.default_rng((seed, i, copy)))
 
 
-def written(size: int) -> ImageSet:
-    """The handwritten digits, enlarged."""
+@cache
+def handwriting() -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's images ``(N, 8, 8)``, 0 … 16, and their digits ``(N,)``."""
     from sklearn.datasets import load_digits  # takes a second to import
 
     digits = load_digits()
-    chosen = np.linspace(0, len(digits.target) - 1, PHOTOS).round().astype(int)
-    images = digits.images[chosen]  # (N, 8, 8)
+    return digits.images, digits.target
+
+
+def written(size: int) -> ImageSet:
+    """The handwritten digits, enlarged."""
+    images, digits = handwriting()
+    chosen = np.linspace(0, len(digits) - 1, PHOTOS).round().astype(int)
     names = tuple(f"handwritten {i}" for i in chosen)
-    labels, fingerprint = torch.tensor(digits.target[chosen]), fingerprint_of("written digits", PHOTOS, size)
-    return ImageSet(partial(decode_written, images, size), labels, CLASSES, names, fingerprint)
+    labels, fingerprint = torch.tensor(digits[chosen]), fingerprint_of("written digits", PHOTOS, size)
+    return ImageSet(partial(decode_written, images[chosen], size), labels, CLASSES, names, fingerprint)
 
 
 def decode_written(images: np.ndarray, size: int, i: int) -> np.ndarray:
