@@ -282,8 +282,8 @@ def main() -> None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")
     try:
         app(messages.with_level_first(sys.argv[1:]))
-    except interrupts.Stopped as told:
-        print(told, file=sys.stderr)
+    except interrupts.Stopped as stopped:
+        print(stopped, file=sys.stderr)
         sys.exit(interrupts.EXIT_CODE)
     except AsgError as error:
         if not launcher.is_main():

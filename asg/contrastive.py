@@ -134,11 +134,11 @@ class Taps:
 
     def __init__(self, backbone: nn.Module, stages: Sequence[str]) -> None:
         self.backbone, self.stages = backbone, stages
-        self.found: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
 
     def __enter__(self) -> Taps:
         def keep(name: str):
-            return lambda module, inputs, output: self.found.update({name: output})
+            return lambda module, inputs, output: self.outputs.update({name: output})
 
         self.hooks = [self.backbone.get_submodule(s).register_forward_hook(keep(s)) for s in self.stages]
         return self
@@ -150,5 +150,5 @@ class Taps:
     def maps(self) -> list[Tensor]:
         """What was seen, in the order of the stages; tokens ``(N, T, D)``, without a class's, as ``(N, D, T, 1)``."""
         prefix = getattr(self.backbone, "num_prefix_tokens", 0)
-        seen = (self.found[name] for name in self.stages)
+        seen = (self.outputs[name] for name in self.stages)
         return [x[:, prefix:].transpose(1, 2)[..., None] if x.dim() == 3 else x for x in seen]

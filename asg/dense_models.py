@@ -72,14 +72,14 @@ class DenseStudent(nn.Module):
     def maps(self, x: Tensor, last: str | None = None) -> dict[str, Tensor]:
         """The maps of ``taps`` and ``guide`` by name, of uint8 images ``(N, 3, H, W)``; none after stage ``last``."""
         x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        found = {}
+        maps = {}
         for name, stage in stages(self.backbone):
             x = stage(x)
             if name in (*self.taps, self.guide, *self.compared):
-                found[name] = x
+                maps[name] = x
             if name == last:
                 break
-        return found
+        return maps
 
     def forward(self, x: Tensor, contrast: int = 0) -> tuple:
         """Task logits ``(N, C, H, W)`` and the map ``(N, D, h, w)`` that :meth:`kept_logits` takes.
@@ -296,8 +296,9 @@ def build(config: RunConfig, classes: int) -> DenseStudent:
     """The network of a run at its start: ImageNet weights, kept classifier, new task head from ``config.seed``."""
     generator = torch.Generator().manual_seed(config.seed)
     student = build_dense(*imagenet_network(config), classes, generator, config.dense_head)
-    if (how := config.regulariser) and how.kind == "csg" and not config.adapt:  # rounds of self-training have none
-        student.contrast = Contrast(student.compared, how.queue or QUEUE, generator)
+    regulariser = config.regulariser
+    if regulariser and regulariser.kind == "csg" and not config.adapt:  # rounds of self-training have none
+        student.contrast = Contrast(student.compared, regulariser.queue or QUEUE, generator)
     return student
 
 
@@ -354,10 +355,10 @@ def _deeplab(
 def _pyramid(network: EfficientNet, normalisation: tuple, classes: int, generator: torch.Generator) -> DenseStudent:
     """Taps the whole backbone, and the last block of stride 16 and of stride 8."""
     backbone = nn.Sequential(OrderedDict(list(network.named_children())[:-2]))  # all but global_pool and classifier
-    at = {info["reduction"]: info for info in network.feature_info}
-    widths = (network.num_features, at[16]["num_chs"], at[8]["num_chs"])
+    by_stride = {info["reduction"]: info for info in network.feature_info}
+    widths = (network.num_features, by_stride[16]["num_chs"], by_stride[8]["num_chs"])
     task_head = PyramidHead(widths, classes, generator)
-    taps = ("bn2", at[16]["module"], at[8]["module"])
+    taps = ("bn2", by_stride[16]["module"], by_stride[8]["module"])
     compared = {taps[1]: widths[1], taps[0]: widths[0]}
     return DenseStudent(backbone, taps, "bn2", network.classifier, 1, task_head, normalisation, compared)
 

@@ -152,20 +152,21 @@ def dry_run(config: RunConfig, tflops: float = 15.0) -> Plan:
     live = steps * config.batch * asked
     full = math.prod(segmentation.WINDOW) / config.crop**2 if config.data == "gta5" else 1  # of what a step sees
     each = full * (2 * seen if dense else seen + photos)  # kept answers beside the task's, or mirrored photos
-    kept, one, second = 0 if dense or config.data == "toy" else train + seen, forward / config.batch, tflops * 1e12
+    cached, one, second = 0 if dense or config.data == "toy" else train + seen, forward / config.batch, tflops * 1e12
     width, adapting = student.kept_head.in_features if not dense else 0, {}
     energy = photos**2 * width  # operations of half a Gram matrix of features, at the last evaluation
-    if how := config.adapt:  # a round: its steps, whose target half is labelled, two passes that label, two evaluations
+    if adapt := config.adapt:
+        # a round: its steps, whose target half is labelled, two passes that label, two evaluations
         learning = round_config(config, 0, steps).steps * (both + forward / 2)
         a_round = learning + 2 * (full * adapted + each) * one + energy
-        adapting = {"self-training": how.rounds * a_round / second}
+        adapting = {"self-training": adapt.rounds * a_round / second}
     return Plan(
         config, (train, held_out, photos), adapted, classes, counted, groups, getattr(controller, "parts", []),
         steps, evaluations,
         {"weights": weights, "gradients": trained, "momentum": trained, "activations": activations,
          "teacher": cache},
         {"teacher cache": cache, "evaluation cache": seen * outputs,
-         "image cache": kept * config.size**2 * 3, "checkpoint": weights + trained},
+         "image cache": cached * config.size**2 * 3, "checkpoint": weights + trained},
         (one, float(both)), tflops,
         {"training": steps * both / second, "teacher": (taught + live) * one / second,
          "evaluation": ((full * seen + evaluations * each) * one + energy) / second, **adapting},

@@ -140,10 +140,10 @@ def evaluate_photos(
     if photos.imagenet is not None and (known := photos.imagenet != UNLABELLED).any():
         numbers["imagenet"] = float((top1 == photos.imagenet)[known].float().mean())
     if mapping is not None:
-        kept = (plain[1].softmax(1) @ mapping + mirrored[1].softmax(1) @ mapping) / 2
-        numbers["kept"] = mean_per_class(kept.argmax(1), photos.labels, count)
+        kept_probabilities = (plain[1].softmax(1) @ mapping + mirrored[1].softmax(1) @ mapping) / 2
+        numbers["kept"] = mean_per_class(kept_probabilities.argmax(1), photos.labels, count)
         both = (plain[0].softmax(1) + mirrored[0].softmax(1)) / 2
-        numbers["product"] = mean_per_class((both * (kept + FLOOR)).argmax(1), photos.labels, count)
+        numbers["product"] = mean_per_class((both * (kept_probabilities + FLOOR)).argmax(1), photos.labels, count)
     return numbers
 
 

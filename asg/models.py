@@ -187,8 +187,9 @@ def build(config: RunConfig, classes: int) -> Student:
     backbone, kept_head = split_classifier(network)
     generator = torch.Generator().manual_seed(config.seed)
     student = Student(backbone, kept_head, classes, config.head_width, normalisation, generator)
-    if (how := config.regulariser) and how.kind == "csg" and not config.adapt:  # rounds of self-training have none
-        student.contrast = Contrast(compared_stages(backbone, config.backbone), how.queue or QUEUE, generator)
+    regulariser = config.regulariser
+    if regulariser and regulariser.kind == "csg" and not config.adapt:  # rounds of self-training have none
+        student.contrast = Contrast(compared_stages(backbone, config.backbone), regulariser.queue or QUEUE, generator)
     return student.to(memory_format=torch.channels_last)
 
 

@@ -14,7 +14,7 @@ from asg.config import RunConfig, make_config
 from asg.data import folder_scenes, read_domains, unlabelled
 from asg.data.folder import times_of
 from asg.data.images import Domains, make_folder
-from asg.data.scanner import Found, class_folders, has_class_folders, images_below
+from asg.data.scanner import Scan, class_folders, has_class_folders, images_below
 from asg.data.segmentation import SegmentationDomains
 from asg.dense_models import DenseStudent
 from asg.models import Student
@@ -35,11 +35,15 @@ def own_folder(out: Path, made_of: dict[str, object]) -> Iterator[Path]:
     ``made_of``: what a run is made of, in words → what identifies it (JSON).
     """
     with records.lock(folder := make_folder(out)):
-        kept, now = folder / "config.json", json.dumps(made_of)
-        if any(folder.rglob("checkpoint.pt")) and kept.exists() and (before := kept.read_text("utf-8")) != now:
+        config_path, now = folder / "config.json", json.dumps(made_of)
+        if (
+            any(folder.rglob("checkpoint.pt"))
+            and config_path.exists()
+            and (before := config_path.read_text("utf-8")) != now
+        ):
             other = " and ".join(differing(before, now))
             raise AsgError(f"{folder} holds an unfinished run of other {other}: give another --out, or remove it.")
-        records.write_text(kept, now)
+        records.write_text(config_path, now)
         yield folder
 
 
@@ -63,17 +67,17 @@ def read_below(what: str, folder: Path, config: RunConfig) -> str:
     """What is read below a folder of class folders, or of images and masks, and what is left out, in one line."""
     if is_dense(config):
         if what == "target" and not folder_scenes.has_masks(folder):
-            return told_without_labels(folder_scenes.photos_of(folder), "masks/")
+            return summary_without_labels(folder_scenes.photos_of(folder), "masks/")
         return f"{what} {folder}: {images_below(folder / folder_scenes.IMAGES)}, each with a mask"
     if what == "target" and not has_class_folders(folder):
-        return told_without_labels(folder, "class folders")
+        return summary_without_labels(folder, "class folders")
     classes = class_folders(folder, what)
-    left_out = {path: why for found in classes.values() for path, why in found.left_out.items()}
-    whole = Found(folder, [path for found in classes.values() for path in found.images], left_out)
-    return f"{what} {folder}: {whole.told(f' of {len(classes)} classes')}"
+    left_out = {path: why for scan in classes.values() for path, why in scan.left_out.items()}
+    combined = Scan(folder, [path for scan in classes.values() for path in scan.images], left_out)
+    return f"{what} {folder}: {combined.summary(f' of {len(classes)} classes')}"
 
 
-def told_without_labels(folder: Path, lacking: str) -> str:
+def summary_without_labels(folder: Path, lacking: str) -> str:
     """The line about a target that is answered and not judged."""
     return f"target {folder}: {images_below(folder)}; without {lacking} they have no labels to report on"
 
@@ -84,14 +88,14 @@ def model_of(
     out: Path,
     overrides: dict,
     device: str | None = None,
-    how: str | None = None,
+    recipe_name: str | None = None,
     task: str = "classification",
     class_list: Path | None = None,
 ) -> dict:
     """Train on folders (resumed if ``out`` holds a checkpoint), write model and report, return the result.
 
     ``source``: a folder, or several of class folders, each with how often a pass sees its images.
-    ``how``: the name of a :func:`recipe` of the ``task``, which ``overrides`` change further. ``class_list``: what the
+    ``recipe_name``: of a :func:`recipe` of the ``task``, which ``overrides`` change further. ``class_list``: what the
     values of masks mean, in segmentation. Names, order and files are read once, before the training; what is left
     out is logged.
     """
@@ -99,7 +103,7 @@ def model_of(
     refuse_inside(out, *sources, target)
     given = {"target": target, "class_list": class_list}
     folders = {**source_fields(sources), **{name: str(path) if path else None for name, path in given.items()}}
-    config = make_config(PROFILES[task], recipe(how, task), folders, overrides)
+    config = make_config(PROFILES[task], recipe(recipe_name, task), folders, overrides)
     make_accelerator(config, device)  # the processes meet before the first thing that one does for all
     for what, images in (*(("source", folder) for folder in sources), ("target", target)):
         if images is not None:
@@ -110,8 +114,8 @@ def model_of(
         log.info("classes: %s", ", ".join(classes))
     made_of = {"settings": config.model_dump(), "images": domains.fingerprint, "classes": classes}
     with processes.held(own_folder(out, made_of)) as folder:
-        whole = config.model_copy(update={"interpolate": None})
-        result, student = trainer.train(whole, folder, device, watch(config, domains), domains=domains)
+        training_config = config.model_copy(update={"interpolate": None})
+        result, student = trainer.train(training_config, folder, device, watch(config, domains), domains=domains)
         if config.interpolate is not None:
             prepare = partial(trainer.prepare, domains=domains)
             between, student = interpolation.train(config, prepare, student, device)
@@ -154,16 +158,16 @@ def adapt(
     sources = times_of(source)
     refuse_inside(out, *sources, target)
     start, config, classes = model_files.load_model(model)
-    how = {"images": str(target), **overrides}
-    config = make_config(config.model_dump(), source_fields(sources), {"target": None, "adapt": how})
+    adapt_settings = {"images": str(target), **overrides}
+    config = make_config(config.model_dump(), source_fields(sources), {"target": None, "adapt": adapt_settings})
     make_accelerator(config, device)
     images, domains = unlabelled(config), read_domains(config)
     for folder in sources:
         log.info(read_below("source", folder, config))
     photos = folder_scenes.photos_of(target) if is_dense(config) else target
     log.info("target %s: %s", target, images_below(photos))
-    if classes != (found := domains.source.classes):
-        theirs = f"{' and '.join(map(str, sources))} has the classes {', '.join(found)}"
+    if classes != (source_classes := domains.source.classes):
+        theirs = f"{' and '.join(map(str, sources))} has the classes {', '.join(source_classes)}"
         raise AsgError(f"{theirs}, and {model} knows {', '.join(classes)}.")
     weights = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
     prints = [domains.fingerprint, images.fingerprint]

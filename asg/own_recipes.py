@@ -39,9 +39,9 @@ RECIPES: dict[str, dict[str, dict]] = {
 
 def recipe(name: str | None, task: str = "classification") -> dict:
     """The settings of a task's recipe, of its first if none is named; an unknown name is answered with the known."""
-    there = RECIPES[task]
+    recipes = RECIPES[task]
     if name is None:
-        return next(iter(there.values()))
-    if name not in there:
-        raise AsgError(f"There is no recipe {name!r} of {task}: choose from {', '.join(there)}.")
-    return there[name]
+        return next(iter(recipes.values()))
+    if name not in recipes:
+        raise AsgError(f"There is no recipe {name!r} of {task}: choose from {', '.join(recipes)}.")
+    return recipes[name]

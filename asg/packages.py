@@ -38,10 +38,10 @@ def obtain(package: Package, given: Path | None, downloads: Path) -> Path:
     if not path.exists():
         raise AsgError(f"{path} does not exist: give the file {package.file}, from {package.published}.")
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != package.sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != package.sha256:
         raise AsgError(
-            f"{path} has the wrong checksum (SHA-256 {found}, expected {package.sha256}): remove it and obtain "
+            f"{path} has the wrong checksum (SHA-256 {digest}, expected {package.sha256}): remove it and obtain "
             f"{package.file} again, from {package.published}."
         )
     return path

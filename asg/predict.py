@@ -43,9 +43,9 @@ def images_of(given: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in given:
         if path.is_dir():
-            found = images_below(path)
-            log.info("%s: %s", path, found)
-            files += found.images
+            scan = images_below(path)
+            log.info("%s: %s", path, scan)
+            files += scan.images
         elif not path.exists() and glob.has_magic(str(path)):
             matched = sorted(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207 (Path takes no absolute pattern)
             if not matched:

@@ -57,15 +57,16 @@ def device_kind(device: str | None) -> str:
         kind = "cpu"
     else:
         kind = torch.accelerator.current_accelerator().type
-    number, here, cards = launched(), launched("LOCAL_WORLD_SIZE"), torch.cuda.device_count()
+    number, local_processes, cards = launched(), launched("LOCAL_WORLD_SIZE"), torch.cuda.device_count()
     if number > 1 and (kind == "mps" or (device or "").startswith("cuda:")):
         raise AsgError(
             f"{number} processes cannot share {device or kind}: start one process, or give a kind of device of which "
             "each has its own (cuda, cpu)."
         )
-    if number > 1 and kind == "cuda" and here > cards:
+    if number > 1 and kind == "cuda" and local_processes > cards:
         raise AsgError(
-            f"{here} processes were started on a machine with {cards} GPUs: start at most {cards}, or give cpu."
+            f"{local_processes} processes were started on a machine with {cards} GPUs: start at most {cards}, or give "
+            "cpu."
         )
     return kind
 
@@ -95,13 +96,13 @@ def once(work: Callable[[], T]) -> T:
             error = caught
         finally:
             _alone = False
-    said = [value, error and (str(error) or type(error).__name__)]
-    dist.broadcast_object_list(said, src=0, group=_patient)
+    payload = [value, error and (str(error) or type(error).__name__)]
+    dist.broadcast_object_list(payload, src=0, group=_patient)
     if error is not None:
         raise error
-    if said[1] is not None:
-        raise AsgError(said[1])
-    return said[0]
+    if payload[1] is not None:
+        raise AsgError(payload[1])
+    return payload[0]
 
 
 @contextmanager

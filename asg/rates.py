@@ -63,8 +63,10 @@ class LayerwiseRates(LRScheduler):
     ) -> None:
         learned = policy not in KINDS
         if learned and not policy_path(policy).exists():
-            there = sorted(path.stem for path in places.policies().glob("*.safetensors"))
-            raise AsgError(f"There is no policy {policy!r}: choose from {', '.join((*KINDS, *there))}, or give a file.")
+            available = sorted(path.stem for path in places.policies().glob("*.safetensors"))
+            raise AsgError(
+                f"There is no policy {policy!r}: choose from {', '.join((*KINDS, *available))}, or give a file."
+            )
         groups = {group.get("name", str(k)): group["params"] for k, group in enumerate(optimizer.param_groups)}
         if policy == "auto-rgn":
             if any(len(group) > 1 for name, group in groups.items() if name != NORMALISATION):
@@ -74,11 +76,16 @@ class LayerwiseRates(LRScheduler):
         else:  # the last group is the one whose weights the policy looks at
             groups = {**dict(list(groups.items())[:-1]), "head": list(groups.values())[-1]}
         control = {"kind": "learned", "policy": policy} if learned else {"kind": policy, "groups": len(groups)}
-        how = {"schedule": schedule, "shortest": shortest, "sampled": sampled, "epoch": steps_per_epoch or total_steps}
+        settings = {
+            "schedule": schedule,
+            "shortest": shortest,
+            "sampled": sampled,
+            "epoch": steps_per_epoch or total_steps,
+        }
         config = make_config(
             {"profile": "own", "data": "toy", "lr": 1.0, "backbone_factor": 1.0},
             {"steps": total_steps, "warmup": warmup or max(1, total_steps // 10), "seed": seed},
-            {} if policy == "hand-tuned" else {"control": {**control, **how}},
+            {} if policy == "hand-tuned" else {"control": {**control, **settings}},
         )
         self.policy, self.learned, self.total_steps = policy, learned, total_steps
         self.controller = make_controller(config, groups, images=0)

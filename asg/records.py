@@ -221,10 +221,10 @@ def meta_recipe(meta: BaseModel) -> dict[str, int]:
     return {**recipe_of(meta.student), "meta-training": version("meta-training"), **looks}
 
 
-def card(meta: BaseModel, **found: object) -> dict:
+def card(meta: BaseModel, **results: object) -> dict:
     """What is kept beside a policy or a search: how it was made, on what, and what came out."""
     made_of = {"meta": meta.model_dump(), "recipe": meta_recipe(meta), "index": index_hash(meta.student)}
-    return {**made_of, **provenance(), **found}
+    return {**made_of, **provenance(), **results}
 
 
 def provenance() -> dict:

@@ -72,11 +72,11 @@ HELD_OUT: dict[str, Callable[[ImageSet], ImageSet]] = {
 
 def returns(rewards: Tensor, gamma: float) -> Tensor:
     r"""Discounted returns :math:`R_t = \sum_{k \ge t} \gamma^{k-t} r_k` of rewards ``(T,)``."""
-    found, after = [], torch.zeros(())
+    discounted, after = [], torch.zeros(())
     for reward in rewards.flip(0):
         after = reward + gamma * after
-        found.append(after)
-    return torch.stack(found[::-1])
+        discounted.append(after)
+    return torch.stack(discounted[::-1])
 
 
 def reinforce_loss(log_probabilities: Tensor, advantages: Tensor, entropies: Tensor, bonus: float = 0.0) -> Tensor:
@@ -127,20 +127,22 @@ class Learner:
         spec = Spec(meta.groups, meta.actions, meta.statistics, meta.normalised)
         self.policy = Policy(spec, torch.Generator().manual_seed(meta.seed))
         trained = [p for p in self.policy.parameters() if p.requires_grad]
-        self.optimiser, self.at = torch.optim.SGD(trained, meta.lr, meta.momentum), Progress()
+        self.optimiser, self.progress = torch.optim.SGD(trained, meta.lr, meta.momentum), Progress()
         self.gather = gather
 
     def state(self) -> dict:
         """All of it, for another copy."""
         return {
-            "policy": self.policy.state_dict(), "optimiser": self.optimiser.state_dict(), "progress": asdict(self.at),
-        }  # fmt: skip
+            "policy": self.policy.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "progress": asdict(self.progress),
+        }
 
     def load(self, state: dict) -> None:
         """Go on from a :meth:`state`, or from a checkpoint."""
         self.policy.load_state_dict(state["policy"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.at = Progress(**state["progress"])
+        self.progress = Progress(**state["progress"])
 
     def compare(self, returned: Tensor, first: int) -> Tensor:
         """Returns ``(T,)`` against those that the same decisions of former episodes brought, in units of their spread.
@@ -153,13 +155,14 @@ class Learner:
         brought = torch.full((len(parts), end), math.nan)  # (episodes, places)
         for row, (place, values) in zip(brought, parts, strict=True):
             row[place : place + len(values)] = values
-        self.at.means += brought[:, len(self.at.means) :].nanmean(0).tolist()
-        usual = torch.tensor(self.at.means[:end])
+        self.progress.means += brought[:, len(self.progress.means) :].nanmean(0).tolist()
+        usual = torch.tensor(self.progress.means[:end])
         distance = brought - usual
-        share = max(MOVING, 1 / (self.at.updates + 1))  # a plain mean at first
-        self.at.square += share * (float((distance[~distance.isnan()] ** 2).mean()) - self.at.square)
-        self.at.means[:end] = (usual + MOVING * distance.nanmean(0).nan_to_num()).tolist()  # a place without any stays
-        return (returned - usual[first : first + len(returned)]) / max(self.at.square, 1e-8) ** 0.5
+        share = max(MOVING, 1 / (self.progress.updates + 1))  # a plain mean at first
+        self.progress.square += share * (float((distance[~distance.isnan()] ** 2).mean()) - self.progress.square)
+        moved = usual + MOVING * distance.nanmean(0).nan_to_num()  # a place without any stays
+        self.progress.means[:end] = moved.tolist()
+        return (returned - usual[first : first + len(returned)]) / max(self.progress.square, 1e-8) ** 0.5
 
     def descend(self, loss: Tensor) -> None:
         """One step of the optimiser along the mean gradient of the episodes' losses."""
@@ -171,7 +174,7 @@ class Learner:
         ):
             parameter.grad = torch.stack(gradients).mean(0)
         self.optimiser.step()
-        self.at.updates += 1
+        self.progress.updates += 1
 
 
 class Learning(Learned):
@@ -203,7 +206,7 @@ class Learning(Learned):
             self.before = Window(float(state[0]), float(state[1]), **held)
         else:
             self.take(state, held)
-        outputs = self.look(state)
+        outputs = self.head_outputs(state)
         actions = self.policy.sample(outputs.detach(), self.generator)
         entropy = self.policy.entropy(outputs)
         self.pending.append((self.policy.log_probability(outputs, actions), entropy.sum()))
@@ -322,11 +325,11 @@ def mean(values: list[float]) -> float | None:
 
 def mean_ratios(controller: Windowed) -> dict[str, float]:
     """Part of the network → mean ratio over the decisions of an episode; nothing where it diverged before the first."""
-    found = controller.report()
-    if not found["decisions"]:
+    report = controller.report()
+    if not report["decisions"]:
         return {}
-    columns = zip(*(decision["ratios"] for decision in found["decisions"]), strict=True)
-    return {part: round(fmean(column), 4) for part, column in zip(found["parts"], columns, strict=True)}
+    columns = zip(*(decision["ratios"] for decision in report["decisions"]), strict=True)
+    return {part: round(fmean(column), 4) for part, column in zip(report["parts"], columns, strict=True)}
 
 
 def play(meta: MetaConfig, episodes: Episodes, learner: Learner, number: int) -> dict:
@@ -368,7 +371,7 @@ def train_policy(
     learner, path = Learner(meta), make_folder(folder) / "policy.pt"
     if path.exists():
         learner.load(load_checkpoint(path, torch.device("cpu")))
-    began = time.monotonic() - learner.at.seconds
+    began = time.monotonic() - learner.progress.seconds
     with cpu_threads(meta.student.threads):
         if play_round is None:
             if meta.parallel > 1:
@@ -378,19 +381,19 @@ def train_policy(
             def play_round(learner: Learner, numbers: range) -> list[dict]:
                 return [play(meta, episodes, learner, number) for number in numbers]
 
-        bar = tqdm(initial=learner.at.episode, total=meta.episodes, unit="episode")
-        while (first := learner.at.episode) < meta.episodes:
+        bar = tqdm(initial=learner.progress.episode, total=meta.episodes, unit="episode")
+        while (first := learner.progress.episode) < meta.episodes:
             points = play_round(learner, range(first, min(first + meta.parallel, meta.episodes)))
             if not all(bool(p.isfinite().all()) for p in learner.policy.parameters()):
                 raise AsgError(f"The policy diverged in episode {first}: lower the meta rate ({meta.lr:g}).")
-            learner.at.curve += points
-            learner.at.episode, learner.at.seconds = first + len(points), time.monotonic() - began
-            save_checkpoint(path, learner.at, {"policy": learner.policy, "optimiser": learner.optimiser})
+            learner.progress.curve += points
+            learner.progress.episode, learner.progress.seconds = first + len(points), time.monotonic() - began
+            save_checkpoint(path, learner.progress, {"policy": learner.policy, "optimiser": learner.optimiser})
             bar.update(len(points))
             for point in points:
                 on_episode(point)
         bar.close()
-    return learner.policy, learner.at
+    return learner.policy, learner.progress
 
 
 Trials = Callable[[Callable, list[tuple]], Iterable[tuple[tuple, dict]]]  # calls and their arguments → each result
@@ -409,21 +412,21 @@ def search_ratios(
     on held-out renders at the end of the episode. Resumed after the last finished trial. ``share_out`` has
     :func:`trial` called for each of them elsewhere; if it is not given, one follows another here.
     """
-    at, path = Progress(), make_folder(folder) / "search.pt"
+    progress, path = Progress(), make_folder(folder) / "search.pt"
     if path.exists():
-        at = Progress(**load_checkpoint(path, torch.device("cpu"))["progress"])
-    done = {point["episode"] for point in at.curve}
+        progress = Progress(**load_checkpoint(path, torch.device("cpu"))["progress"])
+    done = {point["episode"] for point in progress.curve}
     missing = [(meta, folder, device, number) for number in range(meta.episodes) if number not in done]
     share_out = share_out or (lambda call, given: ((one, call(*one)) for one in given))
     for _, point in tqdm(share_out(trial, missing), initial=len(done), total=meta.episodes, unit="episode"):
         if isinstance(point, AsgError):
             raise point
-        at.curve.append(point)
-        at.episode += 1
-        save_checkpoint(path, at, {})
+        progress.curve.append(point)
+        progress.episode += 1
+        save_checkpoint(path, progress, {})
         on_episode(point)
     weight = meta.student.guidance
-    finished = sorted((t for t in at.curve if t["held_task"] is not None), key=lambda trial: trial["episode"])
+    finished = sorted((t for t in progress.curve if t["held_task"] is not None), key=lambda trial: trial["episode"])
     return sorted(finished, key=lambda trial: trial["held_task"] + weight * trial["held_guidance"])
 
 
@@ -433,8 +436,8 @@ def trial(meta: MetaConfig, folder: Path, device: str | None, number: int) -> di
         episodes = episodes_of_search(meta.student, folder, device)
         generator = torch.Generator().manual_seed(meta.seed * 1_000_003 + number)
         drawn = torch.randint(len(RATIOS), (meta.groups,), generator=generator).tolist()
-        kept = {"kind": "fixed", "ratios": tuple(RATIOS[k] for k in drawn)}
-        control = meta.student.control.model_copy(update=kept)
+        fixed_ratios = {"kind": "fixed", "ratios": tuple(RATIOS[k] for k in drawn)}
+        control = meta.student.control.model_copy(update=fixed_ratios)
         controller, end = episodes.run(
             meta.seed * 1_000_003 + number,
             lambda config, groups, probe: Fixed(

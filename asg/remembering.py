@@ -32,12 +32,12 @@ def remembered(config: RunConfig, folder: Path, device: str | None = None) -> di
     """
     photos, path = imagenet.load(folder, SIZE), path_of(config)
 
-    def kept() -> dict | None:
-        found = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        return found if found.get("photographs") == photos.fingerprint else None
+    def recorded() -> dict | None:
+        record = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        return record if record.get("photographs") == photos.fingerprint else None
 
-    if (found := processes.once(kept)) is not None:
-        return found
+    if (record := processes.once(recorded)) is not None:
+        return record
     network = trained(config, device)
     where = make_accelerator(config, device).device
     measured = {**accuracies(network.to(where).eval(), photos, where), "photographs": photos.fingerprint}

@@ -170,7 +170,7 @@ class Matrix:
 
     rows: list[tuple[str, list[Cell]]]
     columns: list[str]
-    whole: bool
+    complete: bool
 
 
 def shown_matrix(confusion: Tensor, classes: Sequence[str]) -> Matrix:
@@ -179,20 +179,20 @@ def shown_matrix(confusion: Tensor, classes: Sequence[str]) -> Matrix:
     Their answers of other classes are one column. A class without images is a column alone.
     """
     images = confusion.sum(1)
-    chosen, whole = list(range(len(classes))), len(classes) <= WHOLE
-    if not whole:
+    chosen, complete = list(range(len(classes))), len(classes) <= WHOLE
+    if not complete:
         wrong = images - confusion.diagonal()
         chosen = sorted(wrong.sort(descending=True, stable=True).indices[:WORST].tolist())
-    columns = [classes[k] for k in chosen] + ([] if whole else ["another class"])
+    columns = [classes[k] for k in chosen] + ([] if complete else ["another class"])
     rows = []
     for k in chosen:
         if not images[k]:
             continue
         counts = confusion[k, chosen].tolist()
-        counts += [] if whole else [int(images[k]) - sum(counts)]
+        counts += [] if complete else [int(images[k]) - sum(counts)]
         cells = [Cell(n, n / int(images[k]), j < len(chosen) and chosen[j] == k) for j, n in enumerate(counts)]
         rows.append((classes[k], cells))
-    return Matrix(rows, columns, whole)
+    return Matrix(rows, columns, complete)
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class Example:
     file: str
 
     @property
-    def said(self) -> str:
+    def caption(self) -> str:
         """``truth → answer``, or the answer alone."""
         return self.answer if self.truth is None else f"{self.truth} → {self.answer}"
 
@@ -396,7 +396,7 @@ def curves(result: dict, measure: Measure) -> list[Drawing]:
     }
     drawn = []
     for k, (title, (lines, scale)) in enumerate(panels.items()):
-        if measured := {field: look for field, look in lines.items() if field in result["final"]}:
+        if measured := {field: style for field, style in lines.items() if field in result["final"]}:
             drawn.append(curve(f"curve{k}", title, result["evaluations"], measured, scale))
     return drawn
 
@@ -427,8 +427,8 @@ def left_of_imagenet(first: dict, final: dict) -> list[tuple[str, str | None, st
         "kept": ("accuracy through the ImageNet classifier, target images (real)", percent),
     }
     return [
-        (name, shown(first[field]) if field in first else None, shown(final[field]))
-        for field, (name, shown) in names.items()
+        (name, show(first[field]) if field in first else None, show(final[field]))
+        for field, (name, show) in names.items()
         if field in final
     ]
 

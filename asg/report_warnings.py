@@ -88,15 +88,15 @@ def at_chance(value: float, held: ImageSet | SegmentationSet) -> str | None:
 
 def watch(config: RunConfig, domains: Domains | SegmentationDomains) -> Callable[[dict], None]:
     """Told of every evaluation, warn once of one between start and end that is still :func:`at_chance`."""
-    last, said = total_steps(config, len(domains.source)), False
+    last, warned = total_steps(config, len(domains.source)), False
 
     def on_evaluation(evaluation: dict) -> None:
-        nonlocal said
-        if said or not 0 < evaluation["step"] < last:
+        nonlocal warned
+        if warned or not 0 < evaluation["step"] < last:
             return
         if (line := at_chance(evaluation["validation"], domains.validation)) is None:
             return
-        said = True
+        warned = True
         log.warning(
             f"early warning: at step {evaluation['step']} of {last} {line}: if the next evaluation is no better, "
             f"stop, look at the source, and raise lr ({config.lr:g})."

@@ -41,8 +41,8 @@ def run(
     def record() -> dict | None:
         return None if fresh else records.find(config)
 
-    if found := processes.once(record):
-        return found
+    if recorded := processes.once(record):
+        return recorded
     return _train(config, records.run_folder(config, fresh, wait), record, fresh, device, on_evaluation)
 
 
@@ -135,8 +135,8 @@ def _train(
 
     made_of = processes.once(identify)
     with processes.held(held) as folder:
-        if found := processes.once(done):
-            return found
+        if recorded := processes.once(done):
+            return recorded
         if fresh:
             processes.once(lambda: forget(folder))
         with processes.held(progress.announced(folder, config)) as about:

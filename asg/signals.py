@@ -66,11 +66,11 @@ def under_looks(
 
     Who has learned the style of the source loses more by a change of it than who has learned the objects.
     """
-    found = {}
+    measures = {}
     for look in LOOKS:
         task = forward_all(network, with_look(held, look), batch, device)[0]
-        found[look] = {
+        measures[look] = {
             "accuracy": mean_per_class(task.argmax(1), held.labels, len(held.classes)),
             "loss": float(task_loss(task, held.labels)),
         }
-    return found
+    return measures

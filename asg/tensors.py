@@ -16,9 +16,9 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     It takes the memory of the tensors once more: safetensors' own writer makes files that nobody else may read.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     try:
-        partial.write_bytes(save(whole, metadata))
+        partial.write_bytes(save(contiguous, metadata))
         partial.replace(path)
     except OSError:
         partial.unlink(missing_ok=True)

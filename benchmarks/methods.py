@@ -90,7 +90,7 @@ def train(config: RunConfig, passes: Passes | None = None) -> tuple[float, int]:
 def count(config: RunConfig) -> dict[str, float]:
     """Passes of a whole training as shares of its batches' images; ``once``: images seen before the first step."""
     small = make_config(config.model_dump(), SMALL)
-    with swapped(frozen, "kept", lambda folder, name, device, compute: compute()), counted() as passes:
+    with swapped(frozen, "cached", lambda folder, name, device, compute: compute()), counted() as passes:
         _, once = train(small, passes)  # what is kept from a run before would cost nothing
     images = config.steps * config.batch
     return {"forward": (passes.forward - once) / images, "backward": passes.backward / images, "once": once}

@@ -202,7 +202,7 @@ def episode(meta: MetaConfig, learner: Learner, cost: Callable, sampled: int | N
     With ``sampled`` the policy only acts, on that seed.
     """
     groups = {name: [nn.Parameter(torch.zeros(2, 4)), nn.Parameter(torch.zeros(2))] for name in GROUPS}
-    controller = Learning(meta, TOY, groups, 48, learner, SimpleNamespace(last={}), learner.at.episode)
+    controller = Learning(meta, TOY, groups, 48, learner, SimpleNamespace(last={}), learner.progress.episode)
     if sampled is not None:
         controller.generator = generator(sampled)
         controller.update = lambda: controller.rewards.clear() or controller.pending.clear()
@@ -211,7 +211,7 @@ def episode(meta: MetaConfig, learner: Learner, cost: Callable, sampled: int | N
         costs.append(task(controller.rates(step)))
         controller.observe(step, {"task": torch.tensor(costs[-1])})
     controller.finish(diverged=False)
-    learner.at.episode += 1
+    learner.progress.episode += 1
     return statistics.fmean(costs)
 
 

@@ -141,13 +141,15 @@ def test_a_row_a_class_has_its_interval_and_its_commonest_mistake_the_worst_firs
 def test_the_matrix_of_a_few_classes_is_whole_and_of_many_its_worst():
     confusion = torch.tensor([[3, 1], [0, 0]])
     few = report.shown_matrix(confusion, ("a", "b"))
-    assert few.whole and few.columns == ["a", "b"]
+    assert few.complete and few.columns == ["a", "b"]
     assert few.rows == [("a", [report.Cell(3, 0.75, True), report.Cell(1, 0.25, False)])]  # b has no images
     many = torch.diag(torch.full((100,), 10))
     many[40, [2, 41]], many[7, 8] = torch.tensor([5, 20]), 3
     shown = report.shown_matrix(many, tuple(map(str, range(100))))
     assert (
-        not shown.whole and len(shown.columns) == report.WORST + 1 and {"7", "40"} <= {name for name, _ in shown.rows}
+        not shown.complete
+        and len(shown.columns) == report.WORST + 1
+        and {"7", "40"} <= {name for name, _ in shown.rows}
     )
     assert all(sum(c.images for c in cells) == int(many[int(name)].sum()) for name, cells in shown.rows)
     assert report.confused_pairs(many, tuple(map(str, range(100)))) == [

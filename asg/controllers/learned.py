@@ -133,7 +133,7 @@ class Learned(Windowed):
         self.hidden = self.policy.start()
         self.generator = torch.Generator().manual_seed(config.seed) if config.control.sampled else None
 
-    def look(self, state: Tensor) -> Tensor:
+    def head_outputs(self, state: Tensor) -> Tensor:
         """Head outputs ``(G, actions)`` for ``state``; the hidden states move on."""
         seen = self.policy.scale(state, tuple(self.last.flatten(1).shape))  # of a convolution: (C, D · k · k)
         outputs, self.hidden = self.policy(seen, torch.tensor(self.ratios), self.hidden)
@@ -142,7 +142,7 @@ class Learned(Windowed):
     @torch.no_grad()
     def decide(self, state: Tensor) -> list[float]:
         """The policy's choice."""
-        return self.policy.ratios(self.policy.sample(self.look(state), self.generator))
+        return self.policy.ratios(self.policy.sample(self.head_outputs(state), self.generator))
 
     def state_dict(self) -> dict:
         """Also the policy's memory and the generator's state."""

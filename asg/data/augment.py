@@ -40,16 +40,16 @@ def opposite(spectrum: np.ndarray) -> np.ndarray:
     return np.roll(spectrum[::-1, ::-1], 1, axis=(0, 1))
 
 
-def make_change(how: Augment, seed: int) -> Change:
+def make_change(augment: Augment, seed: int) -> Change:
     """The change of an image from (seed, draw, index) alone, whoever makes it and in whatever order."""
-    if how.kind == "pasta":
-        return partial(changed_by_pasta, how, seed)
-    return partial(changed_by_randaugment, v2.RandAugment(how.operations, how.magnitude), seed)
+    if augment.kind == "pasta":
+        return partial(changed_by_pasta, augment, seed)
+    return partial(changed_by_randaugment, v2.RandAugment(augment.operations, augment.magnitude), seed)
 
 
-def changed_by_pasta(how: Augment, seed: int, image: np.ndarray, draw: int, index: int) -> np.ndarray:
+def changed_by_pasta(augment: Augment, seed: int, image: np.ndarray, draw: int, index: int) -> np.ndarray:
     """:func:`pasta` of one draw of an image."""
-    return pasta(image, how.alpha, how.k, how.beta, np.random.default_rng((seed, draw, index)))
+    return pasta(image, augment.alpha, augment.k, augment.beta, np.random.default_rng((seed, draw, index)))
 
 
 def changed_by_randaugment(

@@ -97,11 +97,11 @@ def load(source: Path | Mapping[Path, int], target: Path | None, size: int) -> D
     for label, name in enumerate(classes):
         before = len(held)
         for folder, times in sources.items():
-            if (found := synthetic[folder].get(name)) is None:
+            if (scan := synthetic[folder].get(name)) is None:
                 continue
-            designs = designs_of(found.folder, found.images)
+            designs = designs_of(scan.folder, scan.images)
             number = {design: k for k, design in enumerate(dict.fromkeys(designs))}
-            for path, design in zip(found.images, designs, strict=True):
+            for path, design in zip(scan.images, designs, strict=True):
                 (held if number[design] % HELD_OUT == 1 else train).append((path, label, design, times))
         if len(held) == before:
             raise AsgError(f"The class {name!r} has one image in {where}: one is needed to train, one to validate.")
@@ -115,7 +115,7 @@ def load(source: Path | Mapping[Path, int], target: Path | None, size: int) -> D
                 f"The target {target} has classes that the source lacks: {', '.join(unknown)}; "
                 f"rename or remove them (the source has {', '.join(classes)})."
             )
-        pairs = [(path, classes.index(name)) for name, found in real.items() for path in found.images]
+        pairs = [(path, classes.index(name)) for name, scan in real.items() for path in scan.images]
         photos = image_set([p for p, _ in pairs], [y for _, y in pairs], classes, size)
     sets = []
     for rows in (train, held):
@@ -145,10 +145,10 @@ def unlabelled_files(folder: Path) -> list[Path]:
     """Every image of a folder and its sub-folders; :class:`AsgError` where it is missing or has none."""
     if not folder.is_dir():
         raise AsgError(f"The folder {folder} of unlabelled images does not exist.")
-    found = images_below(folder)
-    if not found.images:
-        raise AsgError(f"The folder {folder} holds {found}: put unlabelled images into it.")
-    return found.images
+    scan = images_below(folder)
+    if not scan.images:
+        raise AsgError(f"The folder {folder} holds {scan}: put unlabelled images into it.")
+    return scan.images
 
 
 def export(images: ImageSet, to: Path, classes: tuple[str, ...], per_class: int) -> Path:

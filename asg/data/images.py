@@ -50,9 +50,9 @@ class ImageSet(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, at: int | tuple[int, int]) -> tuple[int, torch.Tensor, torch.Tensor]:
-        """Index, image uint8 ``(3, H, W)``, label; at ``(index, draw)`` augmented, if there is how."""
-        index, draw = at if isinstance(at, tuple) else (at, None)
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[int, torch.Tensor, torch.Tensor]:
+        """Index, image uint8 ``(3, H, W)``, label; at ``(index, draw)`` augmented, if there is an augmentation."""
+        index, draw = key if isinstance(key, tuple) else (key, None)
         image = self.decode(index)
         if draw is not None and self.augmentation is not None:
             image = self.augmentation(image, draw, index)
@@ -307,7 +307,7 @@ class Repeated(BatchSampler):
 
     def __iter__(self) -> Iterator[list]:
         for batch in self.places:
-            yield [(self.image[at[0]], at[1]) if isinstance(at, tuple) else self.image[at] for at in batch]
+            yield [(self.image[key[0]], key[1]) if isinstance(key, tuple) else self.image[key] for key in batch]
 
 
 def fingerprint_of(*parts: object) -> str:

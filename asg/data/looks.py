@@ -96,17 +96,17 @@ def fewer(labels: torch.Tensor, per_class: int) -> list[int]:
     return sorted(chosen)
 
 
-def reduced(domains: Domains, how: Synthetic) -> Domains:
-    """A benchmark whose synthetic images have what ``how`` leaves them; the held-out ones keep their number.
+def reduced(domains: Domains, synthetic: Synthetic) -> Domains:
+    """A benchmark whose synthetic images have what ``synthetic`` leaves them; the held-out ones keep their number.
 
     Raises :class:`AsgError` for scenes, whose label maps would have to change with the images.
     """
     if not isinstance(domains, Domains):
         raise AsgError("synthetic changes images that have one label each: leave it out for scenes.")
     source, validation = domains.source, domains.validation
-    if how.per_class:
-        source = subset(source, fewer(source.labels, how.per_class))
-    for change, value in ((with_look, how.look), (with_detail, how.detail)):
+    if synthetic.per_class:
+        source = subset(source, fewer(source.labels, synthetic.per_class))
+    for change, value in ((with_look, synthetic.look), (with_detail, synthetic.detail)):
         if value is not None:
             source, validation = change(source, value), change(validation, value)
     return replace(domains, source=source, validation=validation)

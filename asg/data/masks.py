@@ -50,11 +50,13 @@ class ClassList:
 
     def __str__(self) -> str:
         """Names with their values, as a sentence shows them."""
-        values = {k: [shown(v) for v, other in self.meaning.items() if other == k] for k in range(len(self.names))}
+        values = {
+            k: [format_value(v) for v, other in self.meaning.items() if other == k] for k in range(len(self.names))
+        }
         return ", ".join(f"{name} ({', '.join(values[k])})" for k, name in enumerate(self.names))
 
 
-def shown(value: int) -> str:
+def format_value(value: int) -> str:
     """A value, or a colour as ``#rrggbb``."""
     return f"#{value - COLOUR:06x}" if value >= COLOUR else str(value)
 
@@ -99,7 +101,7 @@ def class_list(pairs: Iterable[tuple[str, object]], path: Path) -> ClassList:
             names.append(name)
         value = number_of(given, name, path)
         if value in meaning:
-            raise AsgError(f"The class list {path} has {shown(value)} twice: each value means one class.")
+            raise AsgError(f"The class list {path} has {format_value(value)} twice: each value means one class.")
         meaning[value] = UNLABELLED if name == IGNORED else names.index(name)
     if len(names) < 2:
         raise AsgError(f"The class list {path} has {len(names)} classes: name two or more.")
@@ -163,9 +165,10 @@ def known(present: Iterable[int], classes: ClassList, path: Path) -> None:
     """Raise :class:`AsgError` for a value of a mask that the list does not name."""
     if unknown := sorted(value for value in present if value not in classes.meaning):
         lossy = " (JPEG changes colours: save masks as PNG)" if path.suffix.lower() in (".jpg", ".jpeg") else ""
+        examples = ", ".join(map(format_value, unknown[:3])) + " …" * (len(unknown) > 3)
         raise AsgError(
-            f"{path} holds {', '.join(map(shown, unknown[:3]))}{' …' * (len(unknown) > 3)}, which the class list does "
-            f"not name{lossy}: it names {classes}. Add the value to the list, as a class or as {IGNORED}."
+            f"{path} holds {examples}, which the class list does not name{lossy}: it names {classes}. "
+            f"Add the value to the list, as a class or as {IGNORED}."
         )
 
 
@@ -193,11 +196,11 @@ def list_of_masks(paths: Iterable[Path]) -> ClassList:
     names = sorted(occurring - {BEYOND})
     if len(names) < 2:
         raise AsgError(
-            f"The masks hold {', '.join(map(shown, sorted(occurring)))} alone, and {BEYOND} means unlabelled: there is "
-            f"nothing to tell apart. If it is a class, say so in a list ({' or '.join(LISTS)})."
+            f"The masks hold {', '.join(map(format_value, sorted(occurring)))} alone, and {BEYOND} means unlabelled: "
+            f"there is nothing to tell apart. If it is a class, say so in a list ({' or '.join(LISTS)})."
         )
     meaning = {value: k for k, value in enumerate(names)}
-    return ClassList(tuple(map(shown, names)), {BEYOND: UNLABELLED} | meaning)
+    return ClassList(tuple(map(format_value, names)), {BEYOND: UNLABELLED} | meaning)
 
 
 def palette(classes: int) -> np.ndarray:

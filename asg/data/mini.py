@@ -55,28 +55,28 @@ def cut_out(path: Path) -> Image.Image:
     return image.crop(image.getchannel("A").getbbox())
 
 
-def draw(path: Path, how: Rendering) -> Image.Image:
+def draw(path: Path, rendering: Rendering) -> Image.Image:
     """The design that lies at ``path`` as a 3-D render, in the style and detail that are asked for; RGBA."""
-    if how.style in STYLES:
-        path = path.parent.with_name(f"emoji-{how.style}") / f"{path.stem}.png"
+    if rendering.style in STYLES:
+        path = path.parent.with_name(f"emoji-{rendering.style}") / f"{path.stem}.png"
     design = cut_out(path)
-    if how.style == "silhouette":
+    if rendering.style == "silhouette":
         black = Image.new("RGBA", design.size, "black")
         black.putalpha(design.getchannel("A"))
         design = black
-    if how.detail:
+    if rendering.detail:
         coarse = design.copy()
-        coarse.thumbnail((how.detail, how.detail), Image.LANCZOS)
+        coarse.thumbnail((rendering.detail, rendering.detail), Image.LANCZOS)
         design = coarse.resize(design.size, Image.BICUBIC)
     return design
 
 
-def paste(cutout: Image.Image, background: Image.Image, share: float, at: tuple[float, float]) -> np.ndarray:
-    """``cutout`` scaled to ``share`` of the square background, at ``at`` of the room left; ``(H, W, 3)``."""
+def paste(cutout: Image.Image, background: Image.Image, share: float, position: tuple[float, float]) -> np.ndarray:
+    """``cutout`` scaled to ``share`` of the square background, at ``position`` in the room left; ``(H, W, 3)``."""
     scale = share * background.width / max(cutout.size)
     cutout = cutout.resize((max(1, round(cutout.width * scale)), max(1, round(cutout.height * scale))), Image.LANCZOS)
-    left = int(at[0] * (background.width - cutout.width))
-    top = int(at[1] * (background.height - cutout.height))
+    left = int(position[0] * (background.width - cutout.width))
+    top = int(position[1] * (background.height - cutout.height))
     background.paste(cutout, (left, top), cutout)
     return np.asarray(background)
 
@@ -98,35 +98,35 @@ def scenes() -> tuple[Image.Image, ...]:
     )
 
 
-def compose(photo: Image.Image, size: int, rng: np.random.Generator, how: Rendering) -> np.ndarray:
+def compose(photo: Image.Image, size: int, rng: np.random.Generator, rendering: Rendering) -> np.ndarray:
     """A photographed object in the middle of a random scene crop (or of white), uint8 ``(size, size, 3)``.
 
     Every pixel is photographed; that object and scene stand together is composed.
     """
-    if how.backdrop == "white":
-        return paste(photo, Image.new("RGB", (size, size), "white"), how.photo, (0.5, 0.5))
+    if rendering.backdrop == "white":
+        return paste(photo, Image.new("RGB", (size, size), "white"), rendering.photo, (0.5, 0.5))
     scene = scenes()[int(rng.integers(len(scenes())))]
     side = int(rng.integers(SMALLEST_CROP, min(scene.size)))
     left, top = int(rng.integers(scene.width - side)), int(rng.integers(scene.height - side))
     background = scene.crop((left, top, left + side, top + side)).resize((size, size), Image.BICUBIC)
-    return paste(photo, background, how.photo, (0.5, 0.5))
+    return paste(photo, background, rendering.photo, (0.5, 0.5))
 
 
-def render(design: Image.Image, size: int, rng: np.random.Generator, how: Rendering) -> np.ndarray:
+def render(design: Image.Image, size: int, rng: np.random.Generator, rendering: Rendering) -> np.ndarray:
     """One synthetic image, uint8 ``(size, size, 3)``, from the random stream ``rng``."""
-    if how.ground == "white":
+    if rendering.ground == "white":
         background = Image.new("RGB", (size, size), "white")
-    elif how.ground == "grey":
+    elif rendering.ground == "grey":
         background = Image.new("RGB", (size, size), (int(rng.integers(DARKEST, 256)),) * 3)
-    elif how.ground == "textures":
+    elif rendering.ground == "textures":
         background = grounds.textured(size, rng)
     else:
         k = int(rng.integers(1, PATCHES + 1))
         colours = rng.integers(0, 256, (k, k, 3), dtype=np.uint8)
         background = Image.fromarray(colours).resize((size, size), Image.BICUBIC)
-    if how.pose == "fixed":
-        return paste(design, background, (how.smallest + how.largest) / 2, (0.5, 0.5))
-    share, angle = rng.uniform(how.smallest, how.largest), rng.uniform(-how.angle, how.angle)
+    if rendering.pose == "fixed":
+        return paste(design, background, (rendering.smallest + rendering.largest) / 2, (0.5, 0.5))
+    share, angle = rng.uniform(rendering.smallest, rendering.largest), rng.uniform(-rendering.angle, rendering.angle)
     if rng.random() < 0.5:
         design = design.transpose(Image.FLIP_LEFT_RIGHT)
     design = design.rotate(angle, Image.BICUBIC, expand=True)
@@ -150,52 +150,52 @@ def by_hash(row: dict[str, str]) -> str:
     return row["sha256"]
 
 
-def _image_set(rows: list[dict], root: Path, size: int, copies: int, how: Rendering) -> ImageSet:
+def _image_set(rows: list[dict], root: Path, size: int, copies: int, rendering: Rendering) -> ImageSet:
     classes = tuple(sorted(imagenet_classes()))
     photos = rows[0]["domain"] == "real"
-    design_of = Remembered(partial(cut_out_of if photos else drawing_of, root, how))
+    design_of = Remembered(partial(cut_out_of if photos else drawing_of, root, rendering))
     repeated = [row for row in rows for _ in range(copies)]
     return ImageSet(
-        partial(decode_copy, rows, copies, compose if photos else render, design_of, size, how),
+        partial(decode_copy, rows, copies, compose if photos else render, design_of, size, rendering),
         torch.tensor([classes.index(row["class"]) for row in repeated]),
         classes,
         tuple(row["path"] for row in repeated),
         fingerprint_of(
-            [(row["class"], row["sha256"], row["imagenet"]) for row in rows], copies, size, how.model_dump()
+            [(row["class"], row["sha256"], row["imagenet"]) for row in rows], copies, size, rendering.model_dump()
         ),
         torch.tensor([int(row["imagenet"] or UNLABELLED) for row in repeated]),
         torch.arange(len(repeated)) // copies,
     )
 
 
-def cut_out_of(root: Path, how: Rendering, name: str) -> Image.Image:
+def cut_out_of(root: Path, rendering: Rendering, name: str) -> Image.Image:
     """A photographed object by the name of its file."""
     return cut_out(root / name)
 
 
-def drawing_of(root: Path, how: Rendering, name: str) -> Image.Image:
+def drawing_of(root: Path, rendering: Rendering, name: str) -> Image.Image:
     """A design by the name of its file."""
-    return draw(root / name, how)
+    return draw(root / name, rendering)
 
 
 def decode_copy(
-    rows: list[dict], copies: int, show: Callable, design_of: Callable, size: int, how: Rendering, i: int
+    rows: list[dict], copies: int, show: Callable, design_of: Callable, size: int, rendering: Rendering, i: int
 ) -> np.ndarray:
     """One of the ``copies`` of a design, ``(size, size, 3)``; ``show`` is :func:`render` or :func:`compose`."""
     row = rows[i // copies]
-    rng = np.random.default_rng((how.seed, int(row["sha256"][:8], 16), i % copies))
-    return show(design_of(row["path"]), size, rng, how)
+    rng = np.random.default_rng((rendering.seed, int(row["sha256"][:8], 16), i % copies))
+    return show(design_of(row["path"]), size, rng, rendering)
 
 
-def load(root: Path, size: int, how: Rendering = Rendering()) -> Domains:
+def load(root: Path, size: int, rendering: Rendering = Rendering()) -> Domains:
     """Source: training designs; validation: other designs of the same classes; target: the photographs."""
     rows = {split: [r for r in index() if r["split"] == split] for split in ("train", "validation", "test")}
-    if how.designs:
+    if rendering.designs:
         by_class = {name: [r for r in rows["train"] if r["class"] == name] for name in imagenet_classes()}
-        rows["train"] = [r for same in by_class.values() for r in sorted(same, key=by_hash)[: how.designs]]
+        rows["train"] = [r for same in by_class.values() for r in sorted(same, key=by_hash)[: rendering.designs]]
     return Domains(
-        _image_set(rows["train"], root, size, how.per_design, how),
-        _image_set(rows["validation"], root, size, how.per_held_out, how),
-        _image_set(rows["test"], root, size, 1, how),
+        _image_set(rows["train"], root, size, rendering.per_design, rendering),
+        _image_set(rows["validation"], root, size, rendering.per_held_out, rendering),
+        _image_set(rows["test"], root, size, 1, rendering),
         imagenet_classes(),
     )

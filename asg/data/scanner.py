@@ -21,7 +21,7 @@ HIDDEN, NO_IMAGE, NOTHING, CIRCLE = (
 
 
 @dataclass(frozen=True)
-class Found:
+class Scan:
     """Images below ``folder``, in the order of their paths, and what was left out: file → why."""
 
     folder: Path
@@ -29,17 +29,17 @@ class Found:
     left_out: dict[Path, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """:meth:`told` of images of no classes."""
-        return self.told()
+        """:meth:`summary` of images of no classes."""
+        return self.summary()
 
-    def told(self, of: str = "") -> str:
+    def summary(self, of: str = "") -> str:
         """``24 images``, and what was left out: how many for which reason, with the endings of what no one can read."""
         reasons = Counter(
             f"{why} ({path.suffix.lower() or path.name})" if why == NO_IMAGE else why
             for path, why in self.left_out.items()
         )
-        told = ", ".join(f"{count} × {why}" for why, count in sorted(reasons.items()))
-        return f"{len(self.images):,} images{of}" + (f"; left out: {told}" if told else "")
+        left_out = ", ".join(f"{count} × {why}" for why, count in sorted(reasons.items()))
+        return f"{len(self.images):,} images{of}" + (f"; left out: {left_out}" if left_out else "")
 
 
 def name_of(path: Path) -> str:
@@ -65,28 +65,28 @@ def entries(folder: Path) -> list[Path]:
         raise AsgError(f"The folder {folder} cannot be read ({error.strerror}): let it be readable.") from None
 
 
-def images_below(folder: Path) -> Found:
+def images_below(folder: Path) -> Scan:
     """Every image of a folder and of the folders in it, linked ones too; hidden files and folders are left out."""
-    found = Found(folder)
+    scan = Scan(folder)
 
     def walk(inside: Path, above: frozenset[Path]) -> None:
         for path in entries(inside):
             if is_hidden(path):
-                found.left_out[path] = HIDDEN
+                scan.left_out[path] = HIDDEN
             elif path.is_dir():
                 if (real := path.resolve()) in above:
-                    found.left_out[path] = CIRCLE
+                    scan.left_out[path] = CIRCLE
                 else:
                     walk(path, above | {real})
             elif not path.exists():
-                found.left_out[path] = NOTHING
+                scan.left_out[path] = NOTHING
             elif path.is_file() and is_image(path):
-                found.images.append(path)
+                scan.images.append(path)
             else:
-                found.left_out[path] = NO_IMAGE
+                scan.left_out[path] = NO_IMAGE
 
     walk(folder, frozenset([folder.resolve()]))
-    return found
+    return scan
 
 
 def has_class_folders(folder: Path) -> bool:
@@ -94,7 +94,7 @@ def has_class_folders(folder: Path) -> bool:
     return not folder.is_dir() or any(path.is_dir() for path in entries(folder) if not is_hidden(path))
 
 
-def class_folders(folder: Path, what: str) -> dict[str, Found]:
+def class_folders(folder: Path, what: str) -> dict[str, Scan]:
     """Class → what is below its folder, sorted by name.
 
     Raises :class:`AsgError` for a folder that is missing or has no class folders, for an image that lies beside them,
@@ -108,6 +108,6 @@ def class_folders(folder: Path, what: str) -> dict[str, Found]:
     classes = {name_of(path): images_below(path) for path in visible if path.is_dir()}
     if not classes:
         raise AsgError(f"The {what} folder {folder} has no class folders: put images in {folder}/CLASS/.")
-    if empty := next((name for name, found in classes.items() if not found.images), None):
+    if empty := next((name for name, scan in classes.items() if not scan.images), None):
         raise AsgError(f"The class folder {folder / empty} holds {classes[empty]}: add images or remove the folder.")
     return classes

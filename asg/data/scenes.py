@@ -36,23 +36,23 @@ ATTEMPTS = 200  # to place an object so
 NOTHING = Image.new("RGBA", (1, 1))  # pasted as an object, it leaves the ground as it is
 
 
-def turned(design: Image.Image, rng: np.random.Generator, how: Rendering) -> Image.Image:
+def turned(design: Image.Image, rng: np.random.Generator, rendering: Rendering) -> Image.Image:
     """A design at a random angle, mirrored or not, cropped to its alpha mask; RGBA."""
     if rng.random() < 0.5:
         design = design.transpose(Image.FLIP_LEFT_RIGHT)
-    design = design.rotate(rng.uniform(-how.angle, how.angle), Image.BICUBIC, expand=True)
+    design = design.rotate(rng.uniform(-rendering.angle, rendering.angle), Image.BICUBIC, expand=True)
     return design.crop(design.getchannel("A").getbbox())
 
 
-def mask_of(cutout: Image.Image, size: int, share: float, at: tuple[float, float]) -> np.ndarray:
+def mask_of(cutout: Image.Image, size: int, share: float, position: tuple[float, float]) -> np.ndarray:
     """Where :func:`asg.data.mini.paste` puts ``cutout``, by an alpha above one half; bool ``(size, size)``."""
     white = Image.new("RGBA", cutout.size, "white")
     white.putalpha(cutout.getchannel("A"))
-    return mini.paste(white, Image.new("RGB", (size, size)), share, at)[..., 0] > 127
+    return mini.paste(white, Image.new("RGB", (size, size)), share, position)[..., 0] > 127
 
 
 def compose(
-    ground: Image.Image, draw: Callable[[int], Image.Image], rng: np.random.Generator, how: Rendering
+    ground: Image.Image, draw: Callable[[int], Image.Image], rng: np.random.Generator, rendering: Rendering
 ) -> tuple[np.ndarray, np.ndarray]:
     """Objects on a square ground: uint8 ``(size, size, 3)`` and int16 labels ``(size, size)``, from the stream ``rng``.
 
@@ -65,8 +65,9 @@ def compose(
     for number in range(1, int(rng.integers(FEWEST, MOST + 1)) + 1):
         label = int(rng.integers(1, len(CLASSES)))
         for _ in range(ATTEMPTS):
-            cutout, share, at = draw(label), SHARE * rng.uniform(how.smallest, how.largest), tuple(rng.random(2))
-            mask = mask_of(cutout, size, share, at)
+            cutout, share = draw(label), SHARE * rng.uniform(rendering.smallest, rendering.largest)
+            position = tuple(rng.random(2))
+            mask = mask_of(cutout, size, share, position)
             seen = np.where(mask, np.uint8(number), front)  # which object each pixel shows, 0: the ground
             pixels = [*needed, max(VISIBLE * size**2, UNCOVERED * mask.sum())]
             if (np.bincount(seen.ravel(), minlength=number + 1) >= pixels).all():
@@ -76,43 +77,43 @@ def compose(
                 raise AsgError(f"No place shows {CLASSES[label]}: change the rendering's smallest and largest.")
             break  # there is no room for another
         front, needed, labels[mask] = seen, pixels, label
-        mini.paste(cutout, ground, share, at)
+        mini.paste(cutout, ground, share, position)
     return np.asarray(ground), labels
 
 
 REAL = 2  # the split of the photographed scenes
 
 
-def scene_set(alone: ImageSet, split: int, root: Path, size: int, how: Rendering) -> SegmentationSet:
+def scene_set(alone: ImageSet, split: int, root: Path, size: int, rendering: Rendering) -> SegmentationSet:
     """Scenes of the objects that ``alone`` shows one by one; composed once and kept in memory."""
     classes = {name: alone.classes[label] for name, label in zip(alone.names, alone.labels.tolist(), strict=True)}
     by_group = [[name for name, one in classes.items() if one in group] for group in GROUPS.values()]
-    read = Remembered(partial(mini.cut_out_of if split == REAL else mini.drawing_of, root, how))
-    decode = Remembered(partial(decode_scene, by_group, split, read, size, how))
+    read = Remembered(partial(mini.cut_out_of if split == REAL else mini.drawing_of, root, rendering))
+    decode = Remembered(partial(decode_scene, by_group, split, read, size, rendering))
     names = tuple(f"scene-{split}-{i}" for i in range(COUNTS[split]))
     return SegmentationSet(decode, CLASSES, names, fingerprint_of("scenes", alone.fingerprint, names, size))
 
 
 def decode_scene(
-    by_group: list[list[str]], split: int, read: Callable, size: int, how: Rendering, i: int
+    by_group: list[list[str]], split: int, read: Callable, size: int, rendering: Rendering, i: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """One scene ``(size, size, 3)`` and its labels; ``by_group``: names of the objects of each class."""
-    rng = np.random.default_rng((how.seed, split, i))
-    ground = Image.fromarray((mini.compose if split == REAL else mini.render)(NOTHING, size, rng, how))
+    rng = np.random.default_rng((rendering.seed, split, i))
+    ground = Image.fromarray((mini.compose if split == REAL else mini.render)(NOTHING, size, rng, rendering))
 
     def draw(label: int) -> Image.Image:
         cutout = read(by_group[label - 1][rng.integers(len(by_group[label - 1]))])
-        return cutout if split == REAL else turned(cutout, rng, how)
+        return cutout if split == REAL else turned(cutout, rng, rendering)
 
-    return compose(ground, draw, rng, how)
+    return compose(ground, draw, rng, rendering)
 
 
-def load(root: Path, size: int, how: Rendering = Rendering(ground="textures")) -> SegmentationDomains:
+def load(root: Path, size: int, rendering: Rendering = Rendering(ground="textures")) -> SegmentationDomains:
     """Source: scenes of training designs; validation: of other designs; target: of photographs, ``size`` px square.
 
-    ``root`` is that of :func:`asg.data.mini.load`. Of ``how``, the seed, style, detail, number of designs, ground,
-    backdrop, angle and range of sizes apply, the last times SHARE.
+    ``root`` is that of :func:`asg.data.mini.load`. Of ``rendering``, the seed, style, detail, number of designs,
+    ground, backdrop, angle and range of sizes apply, the last times SHARE.
     """
-    alone = mini.load(root, size, how)
+    alone = mini.load(root, size, rendering)
     sets = (alone.source, alone.validation, alone.target)
-    return SegmentationDomains(*(scene_set(images, split, root, size, how) for split, images in enumerate(sets)))
+    return SegmentationDomains(*(scene_set(images, split, root, size, rendering) for split, images in enumerate(sets)))

@@ -17,8 +17,8 @@ PADDING = 115  # grey of the pixels beyond an image, the mean over ImageNet and 
 
 def nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Labels ``(H, W)`` at another ``size`` (width, height), each the one nearest to its place; the type stays."""
-    whole = Image.fromarray(labels.astype(np.int32))  # Pillow has no other signed integers
-    return np.asarray(whole.resize(size, Image.NEAREST)).astype(labels.dtype)
+    image = Image.fromarray(labels.astype(np.int32))  # Pillow has no other signed integers
+    return np.asarray(image.resize(size, Image.NEAREST)).astype(labels.dtype)
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class SegmentationSet(Dataset):
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, at: int | tuple[int, int]) -> tuple[int, torch.Tensor, torch.Tensor]:
-        """Index, image uint8 ``(3, H, W)``, labels long ``(H, W)``; at ``(index, draw)`` augmented, if there is how."""
-        index, draw = at if isinstance(at, tuple) else (at, None)
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[int, torch.Tensor, torch.Tensor]:
+        """Index, image uint8 ``(3, H, W)``, labels long ``(H, W)``; at ``(index, draw)`` augmented, if it can be."""
+        index, draw = key if isinstance(key, tuple) else (key, None)
         image, labels = self.decode(index)
         if draw is not None and self.augmentation is not None:
             image, labels = self.augmentation(image, labels, draw, index)

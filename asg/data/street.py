@@ -142,11 +142,11 @@ def official_split(path: Path) -> dict[str, set[int]]:
         raise AsgError(f"{path} cannot be read as GTA5's split ({error}): {remedy}") from None
 
 
-def read_list(path: Path, there: Collection[str]) -> set[str]:
+def read_list(path: Path, available: Collection[str]) -> set[str]:
     """File names of the images that a list names, one a line: ``00001.png``, or any path that ends in it.
 
     Raises :class:`AsgError` for a list that is missing or empty, and with the number of a line that names an image
-    which is not ``there`` or one that an earlier line names.
+    which is not ``available`` or one that an earlier line names.
     """
     if not path.is_file():
         raise AsgError(
@@ -159,7 +159,7 @@ def read_list(path: Path, there: Collection[str]) -> set[str]:
         if not line.strip():
             continue
         name = line.strip().rpartition("/")[2]
-        if name not in there:
+        if name not in available:
             raise AsgError(
                 f"{path}, line {number}: there is no GTA5 image {name!r}: mend the line or obtain the images."
             )

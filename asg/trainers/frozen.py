@@ -111,10 +111,10 @@ def _outputs(
 
     rounded = "-fp16" if kind == torch.float16 else ""
     name = f"{images.fingerprint}{'-mirror' * mirror}-{fingerprint(student)}{rounded}"
-    return kept(what, name, device, compute)[what]
+    return cached(what, name, device, compute)[what]
 
 
-def kept(what: str, name: str, device: torch.device, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def cached(what: str, name: str, device: torch.device, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors that ``compute`` gives, from the file ``name`` if they were computed before.
 
     Of several processes the main one computes, and the others read the file.

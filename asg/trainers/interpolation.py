@@ -24,9 +24,9 @@ def interpolate(network: nn.Module, trained: nn.Module, share: float) -> None:
     for every weight of the backbone, bit by bit the one or the other at 0 and 1. The task head, which has no ImageNet
     weights, is the trained one (departure 36).
     """
-    there = dict(trained.named_parameters())
+    trained_weights = dict(trained.named_parameters())
     for name, weight in network.named_parameters():
-        end = there[name].to(weight.device)
+        end = trained_weights[name].to(weight.device)
         weight.lerp_(end, 1.0 if name.startswith("task_head.") else share)
 
 

@@ -112,10 +112,10 @@ def evaluation_steps(total: int, count: int) -> set[int]:
     return {0, *(math.ceil(total * k / count) for k in range(1, count + 1))}
 
 
-def save_checkpoint(path: Path, at: Progress, parts: dict) -> None:
+def save_checkpoint(path: Path, progress: Progress, parts: dict) -> None:
     """Write the state of ``parts`` to ``path`` at once; a full disk leaves the former checkpoint as it was."""
     partial = path.with_suffix(".partial")
-    state = {"progress": vars(at), **{k: part.state_dict() for k, part in parts.items() if part is not None}}
+    state = {"progress": vars(progress), **{k: part.state_dict() for k, part in parts.items() if part is not None}}
     try:
         torch.save(state, partial)
         partial.replace(path)
@@ -129,10 +129,10 @@ def save_checkpoint(path: Path, at: Progress, parts: dict) -> None:
 
 def raise_diverged(config: RunConfig, step: int, folder: Path | None = None) -> NoReturn:
     """Raise :class:`Diverged` with what to do; ``folder`` holds the last good checkpoint, if there is one."""
-    kept = f"; the last good checkpoint is in {folder}" if folder else ""
+    last_good = f"; the last good checkpoint is in {folder}" if folder else ""
     raise Diverged(
         f"The training diverged (a loss, weight or result is not finite) by step {step}: lower lr ({config.lr:g}) or "
-        f"guidance ({config.guidance:g}), or lengthen warmup ({config.warmup}){kept}."
+        f"guidance ({config.guidance:g}), or lengthen warmup ({config.warmup}){last_good}."
     )
 
 
@@ -186,7 +186,7 @@ def fit(
     :class:`~asg.interrupts.Stopped` after a checkpoint, where the process was asked to end.
     """
     total = total_steps(config, len(images))
-    optimiser, at, path = make_optimiser(config, groups), Progress(), folder / "checkpoint.pt"
+    optimiser, progress, path = make_optimiser(config, groups), Progress(), folder / "checkpoint.pt"
     network.to(accelerator.device)
     saved = load_checkpoint(path, accelerator.device) if processes.once(path.exists) else None
     if saved is not None:
@@ -195,10 +195,10 @@ def fit(
         controller.load_state_dict(saved["controller"])
         if projection is not None:
             projection.load_state_dict(saved["projection"])
-        at = Progress(**saved["progress"])
-        log.info("goes on after step %d of %d", at.step, total)
+        progress = Progress(**saved["progress"])
+        log.info("goes on after step %d of %d", progress.step, total)
     end = total if stop is None else min(stop, total)
-    sampler = batches(len(images), config.batch, config.seed, at.step, end)
+    sampler = batches(len(images), config.batch, config.seed, progress.step, end)
     pinned = accelerator.device.type == "cuda"  # else there is nothing to copy while the device works
     loader = DataLoader(images, batch_sampler=sampler, num_workers=config.workers, pin_memory=pinned)
     network, optimiser, loader = accelerator.prepare(network, optimiser, loader)
@@ -220,19 +220,19 @@ def fit(
     }
 
     when = evaluation_steps(total, config.evaluations)
-    sums: dict[str, Tensor] = {k: torch.tensor(v, device=accelerator.device) for k, v in at.window.items()}
-    began, saved_at, watched = time.monotonic() - at.seconds, time.monotonic(), (time.monotonic(), at.step)
+    sums: dict[str, Tensor] = {k: torch.tensor(v, device=accelerator.device) for k, v in progress.window.items()}
+    began, saved_at, watched = time.monotonic() - progress.seconds, time.monotonic(), (time.monotonic(), progress.step)
 
-    def look(checkpoint: bool) -> None:
+    def check_progress(checkpoint: bool) -> None:
         nonlocal saved_at
-        at.window = {k: float(v) for k, v in sums.items()}
+        progress.window = {k: float(v) for k, v in sums.items()}
         norms = torch.stack(torch._foreach_norm([p.detach() for p in bare.parameters()]))
-        if not (is_finite(at.window) and bool(norms.isfinite().all())):
-            raise_diverged(config, at.step, folder)
-        at.seconds = time.monotonic() - began
+        if not (is_finite(progress.window) and bool(norms.isfinite().all())):
+            raise_diverged(config, progress.step, folder)
+        progress.seconds = time.monotonic() - began
         if checkpoint and accelerator.is_main_process:
-            save_checkpoint(path, at, parts)
-            log.debug("step %d: checkpoint in %s", at.step, path)
+            save_checkpoint(path, progress, parts)
+            log.debug("step %d: checkpoint in %s", progress.step, path)
             saved_at = time.monotonic()
 
     def judged() -> nn.Module:
@@ -240,34 +240,36 @@ def fit(
         return average.module if average is not None and average.n_averaged else bare
 
     def take_stock() -> None:
-        look(checkpoint=False)
-        means = {k: v / at.window_steps for k, v in at.window.items()}
-        measure = final if final and at.step == total else evaluate
-        numbers = {"step": at.step, **{f"train_{k}": v for k, v in means.items()}, **measure(judged().eval())}
+        check_progress(checkpoint=False)
+        means = {k: v / progress.window_steps for k, v in progress.window.items()}
+        measure = final if final and progress.step == total else evaluate
+        numbers = {"step": progress.step, **{f"train_{k}": v for k, v in means.items()}, **measure(judged().eval())}
         bare.train()
         numbers = processes.gathered(numbers)[0]  # the last bits may differ between devices, what is decided must not
         if not is_finite(numbers):
-            raise_diverged(config, at.step, folder)
-        at.evaluations.append(numbers)
-        tracking.note(accelerator, "evaluation", numbers, at.step)
-        log.debug("step %d: %s", at.step, "  ".join(f"{k} {v:.4g}" for k, v in numbers.items() if isinstance(v, float)))
+            raise_diverged(config, progress.step, folder)
+        progress.evaluations.append(numbers)
+        tracking.note(accelerator, "evaluation", numbers, progress.step)
+        log.debug(
+            "step %d: %s", progress.step, "  ".join(f"{k} {v:.4g}" for k, v in numbers.items() if isinstance(v, float))
+        )
         sums.clear()
-        at.window_steps = 0
-        look(checkpoint=True)
+        progress.window_steps = 0
+        check_progress(checkpoint=True)
         if accelerator.is_main_process:
-            on_evaluation(at.evaluations[-1])
+            on_evaluation(progress.evaluations[-1])
 
     def watch(losses: dict[str, Tensor], rates: dict[str, float]) -> None:
         """Tell those who watch the run about its last step, and its speed since the last time."""
         nonlocal watched
-        now, seen = time.monotonic(), at.step - watched[1]
-        tracking.note(accelerator, "loss", {name: value.item() for name, value in losses.items()}, at.step)
-        tracking.note(accelerator, "rate", rates, at.step)
+        now, seen = time.monotonic(), progress.step - watched[1]
+        tracking.note(accelerator, "loss", {name: value.item() for name, value in losses.items()}, progress.step)
+        tracking.note(accelerator, "rate", rates, progress.step)
         speed = {"images_per_second": seen * config.batch / max(now - watched[0], 1e-9)}
         if accelerator.device.type == "cuda":
             speed["memory_mb"] = torch.cuda.max_memory_allocated(accelerator.device) / 2**20
-        tracking.note(accelerator, "speed", speed, at.step)
-        watched = now, at.step
+        tracking.note(accelerator, "speed", speed, progress.step)
+        watched = now, progress.step
 
     def asked_by_any(step: int) -> bool:
         """Whether a process was asked to end; of several ones all must agree on the step."""
@@ -276,48 +278,48 @@ def fit(
         return step % CHECK == 0 and any(processes.gathered(asked()))
 
     bare.train()
-    if not at.evaluations and known:
-        at.evaluations.append({**known, "step": 0})
-    elif not at.evaluations:
+    if not progress.evaluations and known:
+        progress.evaluations.append({**known, "step": 0})
+    elif not progress.evaluations:
         take_stock()
     quiet = {} if accelerator.is_main_process else {"disable": True}  # else $TQDM_DISABLE decides
-    bar = tqdm(loader, initial=at.step, total=total, unit="step", leave=False, **quiet)
+    bar = tqdm(loader, initial=progress.step, total=total, unit="step", leave=False, **quiet)
     with requests() as asked:
         for indices, x, labels in bar:
-            rates = controller.rates(at.step)
+            rates = controller.rates(progress.step)
             for group in optimiser.param_groups:
                 group["lr"] = rates[group["name"]]
-            losses = objective(stepped, indices, x, labels, controller.weight(at.step))
+            losses = objective(stepped, indices, x, labels, controller.weight(progress.step))
             optimiser.zero_grad()
             accelerator.backward(losses["total"])
             optimiser.step()
             if projection is not None:
-                projection.step(at.step)
-            if average is not None and at.step >= averaged_from:
+                projection.step(progress.step)
+            if average is not None and progress.step >= averaged_from:
                 average.update_parameters(bare)
             losses = accelerator.reduce({name: value.detach() for name, value in losses.items()}, "mean")
-            controller.observe(at.step, losses)
-            if at.step < FIRST:
-                at.first_losses.append({name: float(value) for name, value in losses.items()})
+            controller.observe(progress.step, losses)
+            if progress.step < FIRST:
+                progress.first_losses.append({name: float(value) for name, value in losses.items()})
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + value
-            at.step += 1
-            at.window_steps += 1
-            if accelerator.trackers and at.step % CHECK == 0:
+            progress.step += 1
+            progress.window_steps += 1
+            if accelerator.trackers and progress.step % CHECK == 0:
                 watch(losses, rates)
-            if at.step in when:
+            if progress.step in when:
                 take_stock()
                 bar.set_postfix(
-                    {k: f"{v:.3f}" for k, v in at.evaluations[-1].items() if k in ("train_task", "accuracy")}
+                    {k: f"{v:.3f}" for k, v in progress.evaluations[-1].items() if k in ("train_task", "accuracy")}
                 )
-            elif at.step % CHECK == 0:
-                look(checkpoint=time.monotonic() - saved_at > CHECKPOINT_SECONDS)
-            if at.step < end and asked_by_any(at.step):
-                look(checkpoint=True)
+            elif progress.step % CHECK == 0:
+                check_progress(checkpoint=time.monotonic() - saved_at > CHECKPOINT_SECONDS)
+            if progress.step < end and asked_by_any(progress.step):
+                check_progress(checkpoint=True)
                 raise Stopped(
-                    f"The training was asked to end: the same command goes on after step {at.step} of {total}."
+                    f"The training was asked to end: the same command goes on after step {progress.step} of {total}."
                 )
     bare.eval()
     if judged() is not bare:
         bare.load_state_dict(judged().state_dict())
-    return at
+    return progress

@@ -35,13 +35,13 @@ def projected(start: Tensor, moved: Tensor, radius: Tensor, norm: str) -> Tensor
 class Projection:
     """Projects the backbone's tensors after a step; ``radii`` ``(P,)`` are learned by Adam. The head is free."""
 
-    def __init__(self, how: Project, student: Student) -> None:
-        self.how, self.student = how, student
+    def __init__(self, project: Project, student: Student) -> None:
+        self.project, self.student = project, student
         backbone = {id(p) for name, group in layer_groups(student).items() if name != "head" for p in group}
         self.parameters = {name: p for name, p in student.named_parameters() if id(p) in backbone}
         self.start = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.radii = nn.Parameter(next(iter(self.start.values())).new_zeros(len(self.start)))
-        self.adam = torch.optim.Adam([self.radii], lr=how.rate)
+        self.adam = torch.optim.Adam([self.radii], lr=project.rate)
         self.begun = False
 
     def moved(self) -> dict[str, Tensor]:
@@ -50,12 +50,12 @@ class Projection:
 
     def farthest(self, moved: dict[str, Tensor]) -> Tensor:
         """The length of each tensor's movement, ``(P,)``; by rows, of the row that has moved farthest."""
-        return torch.stack([length(one, self.how.norm).max() for one in moved.values()])
+        return torch.stack([length(one, self.project.norm).max() for one in moved.values()])
 
     def places(self, moved: dict[str, Tensor], radii: Tensor) -> dict[str, Tensor]:
         """Every tensor projected with its radius."""
         return {
-            name: projected(self.start[name], one, radius, self.how.norm)
+            name: projected(self.start[name], one, radius, self.project.norm)
             for (name, one), radius in zip(moved.items(), radii, strict=True)
         }
 
@@ -102,8 +102,8 @@ class TPGM(Projection):
 
     def batches(self, step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """``iterations`` batches of held-out images and labels, other ones after every pass."""
-        first = (step // self.every) * self.how.iterations
-        order = StepSampler(len(self.held_out), self.batch, self.seed, first, first + self.how.iterations)
+        first = (step // self.every) * self.project.iterations
+        order = StepSampler(len(self.held_out), self.batch, self.seed, first, first + self.project.iterations)
         for indices in order:
             _, x, labels = zip(*(self.held_out[i] for i in indices), strict=True)
             device = self.radii.device
@@ -119,7 +119,7 @@ class TPGM(Projection):
             return  # nothing has moved: a backbone at rest
         with torch.no_grad():
             self.radii.copy_(torch.full_like(largest, float(largest.min()) / 2))
-        self.adam = torch.optim.Adam([self.radii], lr=self.how.rate)
+        self.adam = torch.optim.Adam([self.radii], lr=self.project.rate)
         for x, labels in self.batches(step):
             logits = functional_call(self.student, self.places(moved, self.radii), (x,))[0]
             (gradient,) = torch.autograd.grad(segmentation_loss(logits, labels), self.radii)
@@ -154,7 +154,7 @@ class FTP(Projection):
         slopes = [(p.grad * self.held_back[name]).sum() for name, p in self.parameters.items()]
         self.learn(torch.stack(slopes), torch.full((), torch.inf, device=self.radii.device))
         for (name, one), radius in zip(moved.items(), self.radii, strict=True):
-            far = length(one, self.how.norm)
+            far = length(one, self.project.norm)
             self.held_back[name] = torch.where(far > radius, one / far.clamp_min(SMALLEST), torch.zeros_like(one))
         self.apply(moved)
 

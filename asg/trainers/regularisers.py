@@ -60,8 +60,8 @@ def contrast(student: Student | DenseStudent, strength: float, chunks: int) -> P
     def penalty(indices: Tensor, x: Tensor, queries: Sequence[Tensor]) -> Tensor:
         with torch.no_grad():
             if isinstance(untouched, DenseStudent):
-                found = untouched.maps(x, stages[-1])
-                maps = [found[name] for name in stages]
+                by_stage = untouched.maps(x, stages[-1])
+                maps = [by_stage[name] for name in stages]
             else:
                 _, maps = untouched.features_and_maps(x, stages)
             keys = student.contrast.keys(maps, chunks)
@@ -114,10 +114,10 @@ def path_integral(
     first = [p.detach().clone() for p in parameters]
     omega, before = [torch.zeros_like(p) for p in parameters], torch.autograd.grad(old_loss(), parameters)
     for _ in range(steps):
-        here = [p.detach().clone() for p in parameters]
+        previous = [p.detach().clone() for p in parameters]
         step()
         after = torch.autograd.grad(old_loss(), parameters)
-        for o, g0, g1, p, q in zip(omega, before, after, parameters, here, strict=True):
+        for o, g0, g1, p, q in zip(omega, before, after, parameters, previous, strict=True):
             o += (g0 + g1) / 2 * (p.detach() - q)
         before = after
     return omega, [p.detach() - q for p, q in zip(parameters, first, strict=True)]
@@ -142,7 +142,7 @@ def _fisher(config: RunConfig, student: Student, images: ImageSet, device: torch
         answers = [lambda i=i: student(images.batch([i]).to(device))[1][0] for i in chosen]
         return fisher(backbone(student), answers, torch.Generator().manual_seed(0))
 
-    return _kept("ewc", "", student, images, device, compute)
+    return _cached("ewc", "", student, images, device, compute)
 
 
 def _path(config: RunConfig, student: Student, images: ImageSet, device: torch.device) -> list[Tensor]:
@@ -169,18 +169,18 @@ def _path(config: RunConfig, student: Student, images: ImageSet, device: torch.d
         return path_importance(*moved, DAMPING)
 
     settings = f"-{config.lr:g}-{config.backbone_factor:g}-{config.batch}-{config.seed}"
-    return _kept("si", settings, student, images, device, compute)
+    return _cached("si", settings, student, images, device, compute)
 
 
-def _kept(
+def _cached(
     kind: str, settings: str, student: Student, images: ImageSet, device: torch.device, compute: Callable
 ) -> list[Tensor]:
     def numbered() -> dict[str, Tensor]:
         return {f"{k:04}": value for k, value in enumerate(of_mean_one(compute()))}
 
     name = f"{images.fingerprint}-{frozen.fingerprint(student)}{settings}"
-    found = frozen.kept(kind, name, device, numbered)
-    return [found[key].to(device) for key in sorted(found)]
+    tensors = frozen.cached(kind, name, device, numbered)
+    return [tensors[key].to(device) for key in sorted(tensors)]
 
 
 IMPORTANCES = {"weights": _no_importance, "ewc": _fisher, "si": _path}

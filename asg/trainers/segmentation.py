@@ -55,7 +55,7 @@ def kept_answers(
         return {"answers": imagenet_answers(student, images, chunks, device, workers)}
 
     name = f"{images.fingerprint}-{frozen.fingerprint(student)}-{chunks}"
-    return frozen.kept("dense", name, device, compute)["answers"]
+    return frozen.cached("dense", name, device, compute)["answers"]
 
 
 @torch.inference_mode()
@@ -79,16 +79,16 @@ def evaluated(
 
     Each image is decoded and answered once; several processes share the images out, and each gets the whole result.
     """
-    classes, found = len(images.classes), {}
+    classes, results = len(images.classes), {}
     confusion = torch.zeros(classes, classes, dtype=torch.long)
     mine = range(processes.index(), len(images), processes.count())
     for indices, x, labels in same_size(images, mine, workers, PIXELS):
         logits, imagenet = both_answers(student, x.to(device))
         truth = labels.to(device)
         for k, index in enumerate(indices):
-            found[index] = float(segmentation_loss(logits[k : k + 1], truth[k : k + 1])), imagenet[k].cpu()
+            results[index] = float(segmentation_loss(logits[k : k + 1], truth[k : k + 1])), imagenet[k].cpu()
         confusion += confusion_matrix(logits.argmax(1).cpu(), labels, classes)
-    parts = processes.gathered((confusion, found))
+    parts = processes.gathered((confusion, results))
     everything = {index: one for _, part in parts for index, one in part.items()}
     losses, imagenet = zip(*(everything[i] for i in range(len(images))), strict=True)
     return sum(matrix for matrix, _ in parts), torch.tensor(losses), torch.stack(imagenet)
@@ -113,16 +113,16 @@ def make_objective(
     ) -> dict[str, Tensor]:
         logits, features, *queries = network(x, contrast=contrast)
         task = segmentation_loss(logits, labels) * processes.share((labels != UNLABELLED).sum())
-        kept = {} if penalty is None else {"penalty": penalty(indices, x, *(queries or [features]))}
-        task_and_penalty = sum(kept.values(), task)
+        penalties = {} if penalty is None else {"penalty": penalty(indices, x, *(queries or [features]))}
+        task_and_penalty = sum(penalties.values(), task)
         if teacher is None:
-            return {"total": task_and_penalty, "task": task, **kept}
+            return {"total": task_and_penalty, "task": task, **penalties}
         kl = proxy_guidance(student.kept_logits(features, config.chunks or 1), teacher(indices, x))
         weight = weigh(config, share, task, kl, features)
         if config.cap:
             weight = capped_weight(weight, processes.mean(kl), config.cap)
         weighed = {"weight": torch.as_tensor(weight, device=kl.device)} if config.weigh else {}
-        return {"total": task_and_penalty + weight * kl, "task": task, "guidance": kl, **kept, **weighed}
+        return {"total": task_and_penalty + weight * kl, "task": task, "guidance": kl, **penalties, **weighed}
 
     return objective
 

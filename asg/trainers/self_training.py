@@ -74,12 +74,12 @@ class Union(Dataset):
     def __len__(self) -> int:
         return len(self.source) + len(self.chosen)
 
-    def __getitem__(self, at: int | tuple[int, int]) -> tuple[int, Tensor, Tensor]:
-        index, *draw = at if isinstance(at, tuple) else (at,)
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[int, Tensor, Tensor]:
+        index, *draw = key if isinstance(key, tuple) else (key,)
         if index < len(self.source):
-            return self.source[at]
-        there = self.chosen[index - len(self.source)]
-        return index, *self.target[(there, *draw) if draw else there][1:]
+            return self.source[key]
+        target_index = self.chosen[index - len(self.source)]
+        return index, *self.target[(target_index, *draw) if draw else target_index][1:]
 
 
 class Halves(BatchSampler):
@@ -110,7 +110,7 @@ class Halves(BatchSampler):
 
     def __iter__(self) -> Iterator[list]:
         for ours, theirs in zip(*self.parts, strict=True):
-            moved = [(at[0] + self.source, at[1]) if isinstance(at, tuple) else at + self.source for at in theirs]
+            moved = [(key[0] + self.source, key[1]) if isinstance(key, tuple) else key + self.source for key in theirs]
             mixed = [one for pair in zip(ours, moved, strict=False) for one in pair]  # so that devices share both
             yield mixed + ours[len(moved) :]
 
@@ -134,7 +134,7 @@ def survey(
 def label(
     labeller: Labeller, target: Dataset, classes: int, device: torch.device, workers: int = 0
 ) -> tuple[tuple[int, ...], dict]:
-    """The images that get a pseudo-label somewhere, and what the labels are worth.
+    """The images that get a pseudo-label somewhere, and the quality of the labels.
 
     ``labelled`` counts the pseudo-labels of each class, ``sure`` is their mean confidence, ``selection`` the
     :func:`~asg.pseudo_labels.selection_matrix` over the set, which alone the truth enters and which is left out where
@@ -161,13 +161,13 @@ def label(
     everything = {index: one for _, part in parts for index, one in part.items()}
     counts, sure, pseudo = zip(*(everything[i] for i in range(len(target))), strict=True)
     labelled, matrix = torch.tensor(counts), sum(part for part, _ in parts)  # (N, C), (C, C + 1)
-    worth = {
+    quality = {
         "labelled": labelled.sum(0).tolist(),
         "sure": sum(sure) / max(1, int(labelled.sum())),
         "pseudo": [one for one in pseudo if one is not None],
         **({"selection": matrix.tolist()} if bool(matrix.any()) else {}),
     }
-    return tuple(labelled.sum(1).nonzero()[:, 0].tolist()), worth
+    return tuple(labelled.sum(1).nonzero()[:, 0].tolist()), quality
 
 
 def make_objective(source: int, labeller: Labeller, alpha: float) -> Callable[..., dict[str, Tensor]]:
@@ -197,34 +197,34 @@ def round_config(config: RunConfig, number: int, steps: int) -> RunConfig:
 
     Its batches, half of either side, hold two images at least.
     """
-    how = config.adapt
+    adapt = config.adapt
     batch = max(2, config.batch)  # an image of either side
     length = {
         "batch": batch,
-        "steps": max(1, round(how.length * steps)),
-        "warmup": max(1, round(how.length * config.warmup)),
+        "steps": max(1, round(adapt.length * steps)),
+        "warmup": max(1, round(adapt.length * config.warmup)),
     }
-    rates = {"lr": how.rate * config.lr, "backbone_factor": how.backbone_factor, "control": None}
+    rates = {"lr": adapt.rate * config.lr, "backbone_factor": adapt.backbone_factor, "control": None}
     rest = {"epochs": None, "evaluations": 1, "guidance": 0.0, **dict.fromkeys(OF_THE_START)}
     return config.model_copy(update={**length, **rates, **rest, "seed": config.seed + 1000 * (number + 1)})
 
 
 def prepare(config: RunConfig, accelerator: Accelerator, number: int, before: dict[str, Tensor]) -> Task:
     """A round: the task's own network and evaluation, with the weights ``before`` and pseudo-labels from them."""
-    task, device, how = base_of(config).prepare(config, accelerator), accelerator.device, config.adapt
+    task, device, adapt = base_of(config).prepare(config, accelerator), accelerator.device, config.adapt
     task.network.load_state_dict(before)
     target, classes = unlabelled(config), len(task.images.classes)
     if not len(target):
         raise AsgError("There are no images to adapt to: the target is empty.")
     former = copy.deepcopy(task.network).requires_grad_(False)
-    portion = min(1.0, how.portion + number * how.growth)
-    labeller = Labeller(former, survey(former, target, classes, portion, device, config.workers), how.lrent)
-    chosen, worth = label(labeller, with_truth(config), classes, device, config.workers)
+    portion = min(1.0, adapt.portion + number * adapt.growth)
+    labeller = Labeller(former, survey(former, target, classes, portion, device, config.workers), adapt.lrent)
+    chosen, quality = label(labeller, with_truth(config), classes, device, config.workers)
     if not chosen:
         raise AsgError(
             f"No image is sure enough to be a pseudo-label in round {number + 1}: raise portion ({portion:g})."
         )
-    present = [name for name, count in zip(task.images.classes, worth["labelled"], strict=True) if count]
+    present = [name for name, count in zip(task.images.classes, quality["labelled"], strict=True) if count]
     if len(present) == 1:
         raise AsgError(
             f"Every pseudo-label of round {number + 1} is {present[0]!r}: the network does not tell the target's "
@@ -232,11 +232,11 @@ def prepare(config: RunConfig, accelerator: Accelerator, number: int, before: di
         )
     if config.crop:
         target = replace(target, augmentation=segmentation.crops(config))
-    report = {"round": number + 1, "portion": portion, "thresholds": labeller.thresholds.tolist(), **worth}
+    report = {"round": number + 1, "portion": portion, "thresholds": labeller.thresholds.tolist(), **quality}
     return replace(
         task,
         images=Union(task.images, target, chosen),
-        objective=make_objective(len(task.images), labeller, how.mrkld),
+        objective=make_objective(len(task.images), labeller, adapt.mrkld),
         evaluate=lambda now: {**task.evaluate(now), **report},
         final=task.final and (lambda now: {**task.final(now), **report}),
         batches=partial(Halves, task.batches, Draws if is_dense(config) else StepSampler, len(task.images)),
@@ -263,9 +263,9 @@ def train(
     trained = total_steps(config, len(read_domains(config).source))
     for number in range(config.adapt.rounds):
         part, one = make_folder(folder / f"round-{number + 1}"), round_config(config, number, trained)
-        how = partial(prepare, number=number, before=state)
+        prepare_round = partial(prepare, number=number, before=state)
         known = evaluations[-1] if evaluations else None  # the end of a round is the start of the next one
-        result, network = conduct(one, part, device, how, on_evaluation, stop, known)
+        result, network = conduct(one, part, device, prepare_round, on_evaluation, stop, known)
         first_losses = first_losses or result["first_losses"]
         state = {name: value.cpu() for name, value in network.state_dict().items()}
         seconds += result["seconds"]
@@ -273,5 +273,5 @@ def train(
         evaluations += [{**e, "step": e["step"] + number * one.steps} for e in done]
         if stop is not None:
             break
-    whole = {"evaluations": evaluations, "final": evaluations[-1], "first_losses": first_losses}
-    return {**result, **whole, "seconds": round(seconds, 1)}, network
+    combined = {"evaluations": evaluations, "final": evaluations[-1], "first_losses": first_losses}
+    return {**result, **combined, "seconds": round(seconds, 1)}, network
