@@ -20,7 +20,6 @@ from asg_book.analysis import (
     differences,
     drifts,
     estimate,
-    fates,
     gains,
     holm,
     labels_per_class,
@@ -29,6 +28,7 @@ from asg_book.analysis import (
     meta_ratios,
     per_class,
     points,
+    pseudo_label_outcomes,
     reliability,
     rounds,
     shortest,
@@ -449,11 +449,11 @@ def test_labels_per_class_add_up_the_seeds():
     assert labels_per_class([], ["a"]).empty
 
 
-def test_fates_follow_the_labels_of_the_first_round_to_the_end():
+def test_pseudo_label_outcomes_follow_the_labels_of_the_first_round_to_the_end():
     start = {"predicted": [0, 0, 1, 1]}
     first = {"predicted": [0, 0, 1, 1], "pseudo": [0, 1, -1, 1]}
     end = {"predicted": [0, 1, 0, 0], "pseudo": [0, 1, 1, 1]}
-    table = fates({"arm": [adapted(0, start, first, end)], "none": []}, [0, 0, 0, 1])
+    table = pseudo_label_outcomes({"arm": [adapted(0, start, first, end)], "none": []}, [0, 0, 0, 1])
     assert table.columns.tolist() == ["of the photos", "answered as labelled", "right before", "right after"]
     assert table.loc[("arm", "right label")].tolist() == [0.5, 0.5, 1.0, 0.5]
     assert table.loc[("arm", "wrong label")].tolist() == [0.25, 1.0, 1.0, 0.0]

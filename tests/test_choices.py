@@ -72,10 +72,10 @@ def test_no_signal_holds_as_the_book_says():
         asked: {case.name: (case, committed(case.experiment, case.profile)) for case in declared}
         for asked, declared in ((False, paying.CASES), (True, paying.ASKED))
     }
-    worth = paying.worth(paying.signals(made[True]), paying.gains(made[False]))
-    assert worth["benchmarks"].max() == len(paying.CASES)
-    assert (worth["p"].astype(float) > 0.05).all()
-    predicted = worth.dropna(subset=["error"])
+    table = paying.predictive_power(paying.signals(made[True]), paying.gains(made[False]))
+    assert table["benchmarks"].max() == len(paying.CASES)
+    assert (table["p"].astype(float) > 0.05).all()
+    predicted = table.dropna(subset=["error"])
     assert (predicted["error"].astype(float) > predicted["error without"].astype(float)).all()
 
 

@@ -88,7 +88,7 @@ def test_worth_of_a_signal_that_tells_all_and_of_one_with_too_few():
         for k, g in enumerate((-0.1, -0.05, 0.02, 0.1))
     })  # fmt: skip
     measured = pd.DataFrame({"all": [1.0, 1.5, 2.2, 3.0], "few": [1.0, np.nan, 2.0, 3.0]}, index=list("0123"))
-    found = paying.worth(measured, gained)
+    found = paying.predictive_power(measured, gained)
     assert found.loc["all", ["benchmarks", "ρ", "error", "signs"]].tolist() == [
         4, pytest.approx(1), pytest.approx(0, abs=1e-9), "4 of 4",
     ]  # fmt: skip

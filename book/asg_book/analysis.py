@@ -44,8 +44,8 @@ def values(records: Sequence[dict], metric: str, which: str = "final") -> pd.Dat
 
     A record that does not say which of several repeated policies drove it (``policy``) belongs to the first, 0.
     """
-    found = {(r.get("policy", 0), r["seed"]): r[which][metric] for r in records if metric in (r[which] or {})}
-    return pd.Series(found).unstack() if found else EMPTY  # (policies, seeds), both sorted
+    by_run = {(r.get("policy", 0), r["seed"]): r[which][metric] for r in records if metric in (r[which] or {})}
+    return pd.Series(by_run).unstack() if by_run else EMPTY  # (policies, seeds), both sorted
 
 
 def family(records: Sequence[dict]) -> str | None:
@@ -152,10 +152,10 @@ def differences(
 ) -> pd.DataFrame:
     """Long table of each named pair's :func:`difference`: INTERVALS (row: the pair's name), p and the estimate."""
     rows = [
-        (metric, name, found.mean, found.low, found.high, found.p, found)
+        (metric, name, estimate.mean, estimate.low, estimate.high, estimate.p, estimate)
         for metric in metrics
         for name, (a, b) in pairs.items()
-        if (found := difference(arms[a], arms[b], metric)).n
+        if (estimate := difference(arms[a], arms[b], metric)).n
     ]
     return pd.DataFrame(rows, columns=[*INTERVALS, "p", "estimate"])
 
@@ -225,13 +225,13 @@ def meta_curves(policies: Mapping[str, dict], window: int = 10) -> pd.DataFrame:
 
     Each value is the mean of the last ``window`` episodes; those that diverged count for the reward only.
     """
-    found = []
+    smoothed = []
     for name, card in policies.items():
         curve = pd.DataFrame(card["curve"]).set_index("episode")
         smooth = curve[["reward", "entropy", "held_task", "held_guidance"]].astype(float).rolling(window, 1).mean()
-        found.append(smooth.melt(var_name="metric", ignore_index=False).reset_index().assign(policy=name))
+        smoothed.append(smooth.melt(var_name="metric", ignore_index=False).reset_index().assign(policy=name))
     columns = ["policy", "episode", "metric", "value"]
-    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+    return pd.concat(smoothed, ignore_index=True)[columns] if smoothed else pd.DataFrame(columns=columns)
 
 
 def meta_ratios(card: dict | None, window: int = 10) -> pd.DataFrame:
@@ -259,15 +259,15 @@ def slopes(trials: Sequence[dict], outcomes: Sequence[str]) -> pd.DataFrame:
     freedom = len(x) - x.shape[1]
     if freedom < 1:
         raise AsgError(f"{len(trials)} trials are too few for the slopes of {len(parts)} parts: search for longer.")
-    inverse, found = np.linalg.inv(x.T @ x), []
+    inverse, estimates = np.linalg.inv(x.T @ x), []
     for outcome in outcomes:
         y = np.array([trial[outcome] for trial in trials])
         beta = inverse @ x.T @ y
         error = np.sqrt(np.square(y - x @ beta).sum() / freedom * np.diag(inverse))
         half = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
         rows = zip(parts, beta[1:], (beta - half)[1:], (beta + half)[1:], strict=True)
-        found += [(outcome, *row) for row in rows]
-    return pd.DataFrame(found, columns=INTERVALS)
+        estimates += [(outcome, *row) for row in rows]
+    return pd.DataFrame(estimates, columns=INTERVALS)
 
 
 def as_good(trials: Sequence[Sequence[dict]]) -> list[int]:
@@ -318,7 +318,7 @@ def confusion(records: Sequence[dict], labels: Sequence[int], classes: Sequence[
         np.add.at(counts, (np.asarray(labels), np.asarray(record["final"]["predicted"])), 1)
     present = counts.sum(1) > 0
     shares = counts[present] / counts[present].sum(1, keepdims=True)
-    return pd.DataFrame(shares, [c for c, here in zip(classes, present, strict=True) if here], list(classes))
+    return pd.DataFrame(shares, [c for c, occurs in zip(classes, present, strict=True) if occurs], list(classes))
 
 
 def reliability(arms: Mapping[str, Sequence[dict]], labels: Sequence[int], bins: int = 5) -> pd.DataFrame:
@@ -387,12 +387,12 @@ def rounds(arms: Mapping[str, Sequence[dict]], metrics: Sequence[str]) -> pd.Dat
             for number, e in enumerate(record["evaluations"]):
                 matrix = np.asarray(e["selection"])  # (C, C + 1): truth × label, the last column unlabelled
                 right, labelled = np.trace(matrix), matrix[:, :-1].sum()
-                worth = {
+                quality = {
                     "precision": right / labelled, "coverage": labelled / matrix.sum(),
                     "excess": e["sure"] - right / labelled,
                 }  # fmt: skip
-                found = {m: e[m] for m in metrics} | (worth if number else {})
-                rows += [(arm, record["seed"], number, metric, value) for metric, value in found.items()]
+                measured = {m: e[m] for m in metrics} | (quality if number else {})
+                rows += [(arm, record["seed"], number, metric, value) for metric, value in measured.items()]
     return pd.DataFrame(rows, columns=["arm", "seed", "step", "metric", "value"])
 
 
@@ -402,14 +402,14 @@ def labels_per_class(records: Sequence[dict], classes: Sequence[str]) -> pd.Data
     A class that got no label has no precision (NaN). Runs on a target of unknown labels do not count.
     """
     columns, records = {}, [r for r in records if "selection" in r["final"]]
-    for name, at in (("first round", 1), ("last round", -1)) if records else ():
-        matrix = torch.tensor([r["evaluations"][at]["selection"] for r in records]).sum(0)  # (C, C + 1)
+    for name, number in (("first round", 1), ("last round", -1)) if records else ():
+        matrix = torch.tensor([r["evaluations"][number]["selection"] for r in records]).sum(0)  # (C, C + 1)
         columns[f"precision, {name}"] = precision_per_class(matrix).numpy()
         columns[f"coverage, {name}"] = coverage_per_class(matrix).numpy()
     return pd.DataFrame(columns, list(classes))
 
 
-def fates(arms: Mapping[str, Sequence[dict]], labels: Sequence[int]) -> pd.DataFrame:
+def pseudo_label_outcomes(arms: Mapping[str, Sequence[dict]], labels: Sequence[int]) -> pd.DataFrame:
     """What became of the first round's pseudo-labels, as shares of images in three parts (rows: arm, then part).
 
     Right labels, wrong labels, and images without one: what share of the target each part is, what share of it the
@@ -424,9 +424,9 @@ def fates(arms: Mapping[str, Sequence[dict]], labels: Sequence[int]) -> pd.DataF
                 first = np.asarray(record["evaluations"][1]["pseudo"])
                 before, after = (np.asarray(record["evaluations"][k]["predicted"]) for k in (0, -1))
                 kind = np.where(first == UNLABELLED, "no label", np.where(first == truth, "right label", "wrong label"))
-                here = kind == part
-                counts += [here.sum(), (after == first)[here].sum(), (before == truth)[here].sum(),
-                           (after == truth)[here].sum()]  # fmt: skip
+                mask = kind == part
+                counts += [mask.sum(), (after == first)[mask].sum(), (before == truth)[mask].sum(),
+                           (after == truth)[mask].sum()]  # fmt: skip
             as_labelled, *right = counts[1:] / max(1.0, counts[0])
             share = counts[0] / (len(truth) * len(records))
             rows[arm, part] = [share, math.nan if part == "no label" else as_labelled, *right]

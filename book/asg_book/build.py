@@ -55,8 +55,8 @@ def execute(notebook: Path) -> float:
     stamp = out.with_suffix(".json")
     ours = [records.REPOSITORY / part for part in ("asg", "book/asg_book", "policies", "requirements.lock")]
     state = "-".join([digest_of([notebook, records.results_root(), *ours]), *benchmarks()])
-    if out.exists() and stamp.exists() and (kept := json.loads(stamp.read_text("utf-8")))["state"] == state:
-        return kept["seconds"]
+    if out.exists() and stamp.exists() and (stamped := json.loads(stamp.read_text("utf-8")))["state"] == state:
+        return stamped["seconds"]
     out.parent.mkdir(parents=True, exist_ok=True)
     partial, began = out.with_name(f"running-{out.name}"), time.monotonic()
     print(f"executing {notebook.relative_to(BOOK)} …", flush=True)
@@ -99,7 +99,7 @@ def build() -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not first.exists():
         (HTML.parent / "build.log").write_text(done.stdout + done.stderr, "utf-8")
-        told = "\n".join(line for line in done.stderr.splitlines() if "WARNING" in line or "ERROR" in line)
-        raise AsgError(f"The book does not build:\n{told}\nThe whole log is {HTML.parent / 'build.log'}.")
+        problems = "\n".join(line for line in done.stderr.splitlines() if "WARNING" in line or "ERROR" in line)
+        raise AsgError(f"The book does not build:\n{problems}\nThe whole log is {HTML.parent / 'build.log'}.")
     stamp.write_text(state, "utf-8")
     return first

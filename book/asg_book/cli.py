@@ -45,7 +45,7 @@ def profiles_of(declared: Experiment, profile: str) -> tuple[str, ...]:
     return (profile,) if profile else tuple(declared.seeds)
 
 
-def shown(profile: str) -> tuple[str, ...]:
+def book_profiles(profile: str) -> tuple[str, ...]:
     """The profile that was asked for, or every one of the book."""
     return (profile,) if profile else BOOK
 
@@ -89,9 +89,9 @@ def run(
                 knows = remembering.remembered(config, imagenet, device)
                 shares = f"top-1 {100 * knows['top1']:.1f}  top-5 {100 * knows['top5']:.1f}"
                 print(f"  ImageNet: {shares}  of {knows['images']:,}")
-            if fresh and (kept := records.find(config)):
-                same = kept["evaluations"] == record["evaluations"]
-                print(f"  kept record: {describe(kept['final'])}  identical: {same}")
+            if fresh and (recorded := records.find(config)):
+                same = recorded["evaluations"] == record["evaluations"]
+                print(f"  kept record: {describe(recorded['final'])}  identical: {same}")
 
 
 @app.command()
@@ -127,9 +127,9 @@ def reproduce(
                 waiting.add(config.control.policy)
     if seed and not (wanted or waiting):
         raise AsgError(f"No run has seed {' or '.join(map(str, seed))}: leave out --seed for those of every seed.")
-    found = records.find_each([config for _, _, config in wanted.values()])
+    recorded = records.find_each([config for _, _, config in wanted.values()])
     todo = sorted(
-        (w for w, record in zip(wanted.values(), found, strict=True) if record is None), key=lambda w: w[2].seed
+        (w for w, record in zip(wanted.values(), recorded, strict=True) if record is None), key=lambda w: w[2].seed
     )
     engine = engine_of(on, jobs, cpus_per_run, gpus_per_run)
     print(f"{len(wanted) - len(todo)} of {len(wanted)} runs have a current record; {len(todo)} to train")
@@ -169,7 +169,7 @@ def prune(
     """List the records that today's settings, data, policies or recipes would not make, and ask to remove them."""
     from asg import records
 
-    files = [file for one in shown(profile) for file in records.outdated(one)]
+    files = [file for one in book_profiles(profile) for file in records.outdated(one)]
     rows = [(path, record) for path, _, old in files for record in old]
     for path, record in rows:
         config = record.get("config", {})
@@ -200,8 +200,9 @@ def verify(
 
     from asg import records, replay
 
-    began, kept = time.monotonic(), [r for one in shown(profile) for r in records.of_profile(one)]
-    chosen = kept if every else sample(sorted(kept, key=replay.begins_elsewhere))  # what can be judged comes first
+    began, recorded = time.monotonic(), [r for one in book_profiles(profile) for r in records.of_profile(one)]
+    # what can be judged comes first
+    chosen = recorded if every else sample(sorted(recorded, key=replay.begins_elsewhere))
     if experiment:
         declared = [
             config
@@ -210,7 +211,7 @@ def verify(
             for config in declared.configs(one, arm)
         ]
         ours = {(records.run_key(config), config.seed) for config in declared if records.policy_is_there(config)}
-        chosen = [record for record in kept if (record["key"], record["seed"]) in ours]
+        chosen = [record for record in recorded if (record["key"], record["seed"]) in ours]
     judged = [r for r in chosen if not (replay.begins_elsewhere(r) and records.is_current(r))]  # outdated: always said
     working = engine_of(on, jobs, cpus_per_run, gpus_per_run)(verify_record, [(record,) for record in judged])
     results = [
@@ -235,10 +236,10 @@ def verify(
         )
 
 
-def sample(kept: list[dict]) -> list[dict]:
+def sample(recorded: list[dict]) -> list[dict]:
     """The first record of each combination of parts: the same ones every time."""
     first = {}
-    for record in kept:
+    for record in recorded:
         first.setdefault(tuple(record.get("recipe", ())), record)
     return list(first.values())
 
@@ -380,14 +381,14 @@ def train_policy(
     meta = meta_of(name, profile, settings, source, out)
     with records.meta_folder("policy", meta) as folder:
         with players_of(on, meta, folder, device, cpus_per_run, gpus_per_run) as play_round:
-            trained, at = reinforce.train_policy(
+            trained, progress = reinforce.train_policy(
                 meta, folder, device, lambda point: tqdm.write(describe_episode(point)), play_round
             )
         to = out or policy_path(f"{profile}-{name}")
         make_folder(to.parent)
-        save_policy(trained, records.card(meta, curve=at.curve, seconds=round(at.seconds)), to)
+        save_policy(trained, records.card(meta, curve=progress.curve, seconds=round(progress.seconds)), to)
         (folder / "policy.pt").unlink()
-    print(f"The policy is in {to}; {meta.episodes} episodes took {at.seconds / 60:.1f} min.")
+    print(f"The policy is in {to}; {meta.episodes} episodes took {progress.seconds / 60:.1f} min.")
 
 
 @policy.command(name="search")
@@ -428,16 +429,16 @@ def figures() -> None:
     """Make what the book's figures show of trained networks, where it is missing: embeddings, heat maps, label maps."""
     from asg_book import pictures
 
-    wanted, there = pictures.wanted(), set()
+    wanted, made = pictures.wanted(), set()
     for experiment, profile, make in wanted:
         try:
-            there.add(path := picture_of(experiment, profile, make))
+            made.add(path := picture_of(experiment, profile, make))
             print(f"{make.__name__} of {experiment} ({profile}): {path}", flush=True)
         except AsgError as error:
             print(f"{make.__name__} of {experiment} ({profile}): error: {error}", file=sys.stderr, flush=True)
-    if failed := len(wanted) - len(there):
+    if failed := len(wanted) - len(made):
         raise AsgError(f"{failed} of {len(wanted)} figures are missing (why is said above).")
-    if others := sorted(path.name for path in set(pictures.folder().glob("*.npz")) - there):
+    if others := sorted(path.name for path in set(pictures.folder().glob("*.npz")) - made):
         print(f"The book shows no more, or never did: {', '.join(others)}")
 
 

@@ -61,9 +61,9 @@ def connected(ray: ModuleType, workers: int, resources: Resources) -> Iterator[N
     Raises :class:`AsgError` where this machine lacks what a task takes; of a cluster, which may grow, it is said alone.
     """
     address = os.environ.get("RAY_ADDRESS")
-    here = {} if address else {"num_cpus": math.ceil(workers * resources.cpus), "include_dashboard": False}
+    local = {} if address else {"num_cpus": math.ceil(workers * resources.cpus), "include_dashboard": False}
     try:
-        ray.init(address=address or "local", log_to_driver=False, **here)
+        ray.init(address=address or "local", log_to_driver=False, **local)
     except Exception as error:  # Ray raises a dozen kinds
         reason = str(error).splitlines()[0]
         raise AsgError(
@@ -106,9 +106,9 @@ def on_ray(
             try:
                 yield given, ray.get(done)
             except ray.exceptions.RayTaskError as error:
-                if (told := mendable(error)) is error:
+                if (mended := mendable(error)) is error:
                     raise
-                yield given, told
+                yield given, mended
             except ray.exceptions.RayError as error:
                 reason = str(error).splitlines()[0]
                 yield given, AsgError(f"its worker was lost {RETRIES + 1} times ({reason}): look at `ray status`.")
@@ -192,13 +192,13 @@ class Meeting:
     """Where episodes side by side exchange their parts of an update: each waits until all that go on are there."""
 
     def __init__(self) -> None:
-        self.here: set[int] = set()
+        self.present: set[int] = set()
         self.parts: dict[int, object] = {}
         self.last, self.turn, self.changed = [], 0, asyncio.Condition()
 
     async def begin(self, members: int) -> None:
         """A round of so many episodes."""
-        self.here, self.parts = set(range(members)), {}
+        self.present, self.parts = set(range(members)), {}
 
     async def exchange(self, member: int, part: object) -> list:
         """The parts of all, in the order of the episodes."""
@@ -211,12 +211,12 @@ class Meeting:
     async def leave(self, member: int) -> None:
         """An episode is over: nobody waits for it any more."""
         async with self.changed:
-            self.here.discard(member)
+            self.present.discard(member)
             self.close()
 
     def close(self) -> None:
         """End the turn, if all that go on have given their part."""
-        if self.parts and self.parts.keys() >= self.here:
+        if self.parts and self.parts.keys() >= self.present:
             self.last, self.parts, self.turn = [self.parts[k] for k in sorted(self.parts)], {}, self.turn + 1
             self.changed.notify_all()
 

@@ -69,9 +69,9 @@ SHORT = {
 }
 
 
-def learned(policy: str, **how: object) -> dict:
+def learned(policy: str, **settings: object) -> dict:
     """The overrides that put a policy of POLICIES in charge (:func:`policy_name`)."""
-    return {"control": {"kind": "learned", "policy": policy, "schedule": True, **how}, **NO_SCHEDULE}
+    return {"control": {"kind": "learned", "policy": policy, "schedule": True, **settings}, **NO_SCHEDULE}
 
 
 def learned_on_scenes(policy: str) -> dict:
@@ -160,11 +160,11 @@ def policy_name(profile: str, declared: str) -> str:
 
 def merged(overrides: Mapping, profile: str) -> dict:
     """An arm's overrides in a profile: those under its name replace the others, in a mapping (control) one by one."""
-    here = {name: value for name, value in overrides.items() if name not in PROFILES}
+    effective = {name: value for name, value in overrides.items() if name not in PROFILES}
     for name, value in overrides.get(profile, {}).items():
-        both = isinstance(value, Mapping) and isinstance(here.get(name), Mapping)
-        here[name] = {**here[name], **value} if both else value
-    return here
+        both = isinstance(value, Mapping) and isinstance(effective.get(name), Mapping)
+        effective[name] = {**effective[name], **value} if both else value
+    return effective
 
 
 @dataclass(frozen=True)
@@ -231,10 +231,10 @@ class Experiment:
             raise AsgError(f"There is no profile {profile!r}: choose from {', '.join(PROFILES)}.")
         if arm not in self.arms:
             raise AsgError(f"The experiment {self.id!r} has no arm {arm!r}: choose from {', '.join(self.arms)}.")
-        here = merged(self.arms[arm], profile)
-        if (control := here.get("control")) and control.get("policy"):
-            here["control"] = {**control, "policy": policy_name(profile, policy or control["policy"])}
-        return make_config(PROFILES[profile], self.common.get(profile, {}), here, {"seed": seed}, overrides or {})
+        effective = merged(self.arms[arm], profile)
+        if (control := effective.get("control")) and control.get("policy"):
+            effective["control"] = {**control, "policy": policy_name(profile, policy or control["policy"])}
+        return make_config(PROFILES[profile], self.common.get(profile, {}), effective, {"seed": seed}, overrides or {})
 
     def configs(
         self, profile: str, arm: str, seeds: Sequence[int] = (), overrides: Mapping | None = None
@@ -379,11 +379,11 @@ CRST = {"none": 33.35, "CBST": 46.47, "MRKLD": 47.39, "LRENT": 46.51}
 CRST_README = "Zou et al. 2019 (CRST), README of their code, GTA5 → Cityscapes, mIoU"
 
 
-def adapted(starts: Mapping[str, Mapping], methods: Sequence[str], **how: object) -> dict[str, dict]:
-    """``START, METHOD`` → overrides: every start under each self-training, all of them with ``how``."""
+def adapted(starts: Mapping[str, Mapping], methods: Sequence[str], **settings: object) -> dict[str, dict]:
+    """``START, METHOD`` → overrides: every start under each self-training, all of them with ``settings``."""
     chosen = {method: ADAPTATIONS[method] for method in methods}
     return {
-        f"{start}, {method}": {**rates, **({} if given is None else {"adapt": {**given, **how}})}
+        f"{start}, {method}": {**rates, **({} if given is None else {"adapt": {**given, **settings}})}
         for start, rates in starts.items()
         for method, given in chosen.items()
     }

@@ -49,7 +49,7 @@ RIVALS_101 = {"DRPC, before": 33.56, "DRPC": 42.53}
 LEAD = {"large rate": "large", "small rate": "small", "frozen backbone": "frozen", "large rate, guided": "large_proxy",
         "small rate, guided": "small_proxy", "ASG: guided, learned rates": "asg"}  # fmt: skip
 LEAD_DIFFERENCES = {"small rate: guided − plain": ("small_proxy", "small"), "plain − frozen": ("small", "frozen")}
-UNVERIFIED = tuple(f"{start}, {how}" for start in ("vanilla", "ASG") for how in MAIN_ADAPTATIONS[1:])
+UNVERIFIED = tuple(f"{start}, {adaptation}" for start in ("vanilla", "ASG") for adaptation in MAIN_ADAPTATIONS[1:])
 
 
 def ahead(where: str, *methods: str) -> dict[str, tuple[str, str]]:

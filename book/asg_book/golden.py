@@ -149,7 +149,7 @@ def golden_runs(experiments: Sequence[str] = (), policies: Sequence[str] = tuple
 def read_golden() -> dict[str, Golden]:
     """The committed numbers."""
     try:
-        return {name: Golden(**kept) for name, kept in json.loads(FILE.read_text("utf-8")).items()}
+        return {name: Golden(**fields) for name, fields in json.loads(FILE.read_text("utf-8")).items()}
     except (OSError, ValueError, TypeError) as error:
         raise AsgError(f"{FILE} cannot be read ({error}): `asg golden --write` makes it.") from None
 
@@ -200,8 +200,8 @@ def advice(given: Mapping[str, Golden], faults: Mapping[str, list[str]]) -> str:
     """What to do about faults, with the first line of each."""
     parts = ", ".join(f"{part} (now {version(part)})" for part in suspects(given, list(faults), read_golden()))
     lines = [
-        f"  {name}: {found[0]}" + (f" (and {len(found) - 1} more)" if found[1:] else "")
-        for name, found in faults.items()
+        f"  {name}: {messages[0]}" + (f" (and {len(messages) - 1} more)" if messages[1:] else "")
+        for name, messages in faults.items()
     ]
     return "\n".join([
         f"{len(faults)} of {len(given)} golden runs give other numbers than they gave:", *lines,

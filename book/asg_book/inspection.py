@@ -35,16 +35,16 @@ def answers(student: Student, images: ImageSet, head: str) -> list[int]:
     return view(student, images)[0 if head == "task_head" else 1].argmax(1).tolist()
 
 
-def names_of(found: Sequence[int], head: str, classes: Sequence[str]) -> list[str]:
+def names_of(predicted: Sequence[int], head: str, classes: Sequence[str]) -> list[str]:
     """The name of each class that a head gives: of ``classes``, or of the kept head the first of ImageNet's names."""
     imagenet = ImageNetInfo().index_to_description
-    return [classes[k] if head == "task_head" else imagenet(k).split(",")[0] for k in found]
+    return [classes[k] if head == "task_head" else imagenet(k).split(",")[0] for k in predicted]
 
 
 def titles(images: ImageSet, seen: dict[str, list[int]], heads: dict[str, str]) -> list[list[str]]:
     """For each image its class, then the name of what each network answers (see :func:`answers`)."""
     columns = [names_of(images.labels.tolist(), "task_head", images.classes)]
-    columns += [names_of(found, heads[network], images.classes) for network, found in seen.items()]
+    columns += [names_of(predicted, heads[network], images.classes) for network, predicted in seen.items()]
     return [list(row) for row in zip(*columns, strict=True)]
 
 

@@ -90,14 +90,14 @@ class Bound:
         other = self.experiment.metric_of.get(arm, {}).get(metric, metric)
         if other is None:
             return "—"
-        shown = show(analysis.level(self.arms.get(arm, ()), other, which), other)
-        return shown if other == metric or shown == "—" else f"{shown} †"
+        text = show(analysis.level(self.arms.get(arm, ()), other, which), other)
+        return text if other == metric or text == "—" else f"{text} †"
 
     def size(self, arm: str, metric: str) -> str:
         """How many values an arm has: seeds, or seeds × policies; a dash for none."""
         other = self.experiment.metric_of.get(arm, {}).get(metric) or metric
-        found = analysis.level(self.arms.get(arm, ()), other)
-        return found.size if found.n else "—"
+        estimate = analysis.level(self.arms.get(arm, ()), other)
+        return estimate.size if estimate.n else "—"
 
     def legend(self, metrics: Sequence[str]) -> str:
         """What the dagger means in a table of these metrics; nothing where there is none."""
@@ -122,15 +122,17 @@ class Bound:
         Long table of :func:`asg_book.analysis.corrected`, whose rows are pairs of arms.
         """
         family = self.experiment.family
-        found = analysis.differences(self.recorded, {pair: pair for pair in family}, metrics)
-        return analysis.corrected(found, len(family))
+        estimates = analysis.differences(self.recorded, {pair: pair for pair in family}, metrics)
+        return analysis.corrected(estimates, len(family))
 
     def between(self, pairs: Mapping[str, tuple[str, str]], metrics: Sequence[str]) -> pd.DataFrame:
         """The :meth:`verdicts` on named pairs of the family whose arms are bound, in the order of ``pairs``."""
         table = self.verdicts(metrics)
-        found = {(row["metric"], row["row"]): row for row in table.to_dict("records")}
+        by_pair = {(row["metric"], row["row"]): row for row in table.to_dict("records")}
         bound = {name: pair for name, pair in pairs.items() if {*pair} <= self.arms.keys()}
-        rows = [found[m, pair] | {"row": name} for m in metrics for name, pair in bound.items() if (m, pair) in found]
+        rows = [
+            by_pair[m, pair] | {"row": name} for m in metrics for name, pair in bound.items() if (m, pair) in by_pair
+        ]
         return pd.DataFrame(rows, columns=table.columns)
 
     def differences(self, metrics: Sequence[str]) -> Styler:
@@ -164,10 +166,10 @@ class Bound:
         One line a difference and metric. The word follows the test that is corrected over the family.
         """
         wanted = self.experiment.differences if pairs is None else pairs
-        found = self.between({f"{a} against {b}": (a, b) for a, b in wanted}, metrics)
-        lines = {name: [] for name in found["row"]}
-        for row in found.to_dict("records"):
-            lines[row["row"]].append(f"- {row['row']}, {plots.NAMES[row['metric']]}, {said(row)}.")
+        verdicts = self.between({f"{a} against {b}": (a, b) for a, b in wanted}, metrics)
+        lines = {name: [] for name in verdicts["row"]}
+        for row in verdicts.to_dict("records"):
+            lines[row["row"]].append(f"- {row['row']}, {plots.NAMES[row['metric']]}, {in_words(row)}.")
         text = "\n".join(line for name in lines for line in lines[name])
         return Markdown(text or self.none_yet(f"None of these differences of {self.experiment.id} has records."))
 
@@ -193,11 +195,11 @@ class Bound:
 
     def provenance(self) -> Markdown:
         """Where the numbers come from, and the command that makes them again."""
-        found = [r for rows in self.arms.values() for r in rows]
-        if not found:
+        runs = [r for rows in self.arms.values() for r in rows]
+        if not runs:
             return Markdown(self.none_yet("No records yet."))
         keys = ", ".join(f"{arm} {rows[0]['key']}" for arm, rows in self.arms.items() if rows)
-        commits = ", ".join(sorted({str(r["commit"]) for r in found}))
+        commits = ", ".join(sorted({str(r["commit"]) for r in runs}))
         gaps = f" Runs are missing: {', '.join(self.missing)}." if self.missing else ""
         kind = "trained in this chapter" if self.fresh else f"made by `{self.command}`"
         return Markdown(
@@ -216,7 +218,7 @@ def judged(row: Mapping) -> str:
     return f"{show_with_unit(e, metric)}, {'**' + direction(e) + '**' if row['decided'] else none}"
 
 
-def said(row: Mapping) -> str:
+def in_words(row: Mapping) -> str:
     """One :meth:`Bound.verdicts` row in words: number of runs, interval, verdict, and the p value that decides it."""
     e, metric = row["estimate"], row["metric"]
     paired = " × ".join([f"{e.n} paired seeds", *(f"{count} policies" for count in e.policies)])
@@ -339,16 +341,16 @@ def side_by_side(
     """
     columns = {}
     for profile, bound in bounds.items():
-        shown = {name: bound.cell(arm, metric) if arm in bound.arms else "—" for name, arm in arms.items()}
-        found = {row["row"]: row for row in bound.between(pairs, [metric]).to_dict("records")}
+        column = {name: bound.cell(arm, metric) if arm in bound.arms else "—" for name, arm in arms.items()}
+        by_row = {row["row"]: row for row in bound.between(pairs, [metric]).to_dict("records")}
         for name in pairs:
-            row = found.get(name)
+            row = by_row.get(name)
             decided = row is not None and row["estimate"].n > 1
-            shown[name] = f"{show_interval(row['estimate'], metric)} {MARKS[row['decided']]}" if decided else "—"
-            shown[name] = shown[name].replace(" [", "\n[")  # the table is narrow enough for a page with two margins
+            column[name] = f"{show_interval(row['estimate'], metric)} {MARKS[row['decided']]}" if decided else "—"
+            column[name] = column[name].replace(" [", "\n[")  # the table is narrow enough for a page with two margins
         sizes = [len(analysis.values(bound.arms.get(arm, ()), metric).columns) for arm in arms.values()]
-        shown["seeds"] = f"{max(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
-        columns[TITLES.get(profile, profile)] = shown
+        column["seeds"] = f"{max(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
+        columns[TITLES.get(profile, profile)] = column
     if quoted := next(iter(bounds.values())).experiment.published:
         columns["published, VisDA-17"] = {
             **{name: f"{quoted[arm].value:.1f}" if arm in quoted else "—" for name, arm in arms.items()},
@@ -366,12 +368,12 @@ def cases(
     fresh: bool = False,
 ) -> dict[str, tuple[Case, Mapping[str, list[dict]]]]:
     """Name → case with the records of its three arms (those of ``arms``), in its own profile or the one asked for."""
-    found = {}
+    by_name = {}
     for case in declared:
         three = [arm for arm in (case.frozen, case.plain, case.guided) if not arms or arm in arms]
         bound = bind(case.experiment, profile or case.profile, seeds, three, overrides, fresh)
-        found[case.name] = (case, bound.arms)
-    return found
+        by_name[case.name] = (case, bound.arms)
+    return by_name
 
 
 def paying_table(gained: pd.DataFrame) -> Styler:
@@ -392,13 +394,13 @@ def signals_table(measured: pd.DataFrame) -> Styler:
     return styled(measured.T.map(lambda value: "—" if value != value else f"{value:.2f}"))
 
 
-def worth_table(worth: pd.DataFrame) -> Styler:
-    """:func:`asg_book.paying.worth`; a dash where something is not defined."""
+def predictive_power_table(measures: pd.DataFrame) -> Styler:
+    """:func:`asg_book.paying.predictive_power`; a dash where something is not defined."""
     digits = {"ρ": 2, "p": 3, "error": 1, "error without": 1}
-    shown = worth.copy()
+    formatted = measures.copy()
     for column, places in digits.items():
-        shown[column] = [f"{v:+.{places}f}" if column == "ρ" else f"{v:.{places}f}" for v in worth[column]]
-    return styled(shown.replace({"nan": "—", "+nan": "—"}))
+        formatted[column] = [f"{v:+.{places}f}" if column == "ρ" else f"{v:.{places}f}" for v in measures[column]]
+    return styled(formatted.replace({"nan": "—", "+nan": "—"}))
 
 
 def train(config: RunConfig) -> dict:
@@ -417,16 +419,18 @@ def _bind(
     fresh: bool,
 ) -> Bound:
     profile = profile or declared.home
-    chosen, found, configs, missing = tuple(seeds) or declared.seeds_of(profile), {}, {}, []
+    chosen, recorded, configs, missing = tuple(seeds) or declared.seeds_of(profile), {}, {}, []
     for arm in declared.arms:
-        shown = not arms or arm in arms
+        selected = not arms or arm in arms
         runs = declared.configs(profile, arm, chosen, overrides)
-        if shown:
+        if selected:
             configs[arm] = runs[0]
-        made = [train(c) if shown else None for c in runs] if fresh else records.find_each(runs)
-        found[arm] = [labelled(declared, arm, c, r) for c, r in zip(runs, made, strict=True) if r is not None]
-        missing += [arm] if shown and len(found[arm]) < len(runs) else []
-    return Bound(declared, profile, {arm: found[arm] for arm in configs}, configs, chosen, fresh, found, tuple(missing))
+        made = [train(c) if selected else None for c in runs] if fresh else records.find_each(runs)
+        recorded[arm] = [labelled(declared, arm, c, r) for c, r in zip(runs, made, strict=True) if r is not None]
+        missing += [arm] if selected and len(recorded[arm]) < len(runs) else []
+    return Bound(
+        declared, profile, {arm: recorded[arm] for arm in configs}, configs, chosen, fresh, recorded, tuple(missing)
+    )
 
 
 def labelled(declared: Experiment, arm: str, config: RunConfig, record: dict) -> dict:
@@ -480,7 +484,7 @@ def pictured(draw: Callable[..., Figure], *given: object, **named: object) -> Fi
 def trials(bound: Bound) -> pd.DataFrame:
     """Plain training in each setting, in per cent: what the ImageNet network knew, what training reached and kept."""
     rows = {}
-    for arm, record in ((arm, found[0]) for arm, found in bound.arms.items() if found):
+    for arm, record in ((arm, runs[0]) for arm, runs in bound.arms.items() if runs):
         knew, end = record["evaluations"][0]["kept"], record["final"]
         shares = {
             "ImageNet network": knew, "trained, last": end["accuracy"],
@@ -496,10 +500,10 @@ def choices(bound: Bound, kinds: Sequence[str]) -> Styler:
     """The strengths that were tried, weakest first, their loss on held-out renders, and the chosen one of each kind."""
     rows = {}
     for kind in kinds:
-        tried = {arm: found for arm, found in bound.arms.items() if arm.startswith(f"{kind}, ") and found}
+        tried = {arm: runs for arm, runs in bound.arms.items() if arm.startswith(f"{kind}, ") and runs}
         chosen = analysis.best_kept(list(tried.values())) if tried else None
-        for k, (arm, found) in enumerate(tried.items()):
-            final = pd.DataFrame([record["final"] for record in found])
+        for k, (arm, runs) in enumerate(tried.items()):
+            final = pd.DataFrame([record["final"] for record in runs])
             loss, error = final["validation_loss"].mean(), final["validation_loss_error"].mean()
             penalty = bound.configs[arm].regulariser
             rows[kind, arm.removeprefix(f"{kind}, ")] = {
@@ -512,16 +516,16 @@ def choices(bound: Bound, kinds: Sequence[str]) -> Styler:
 
 def tried(bound: Bound) -> Styler:
     """Trials of lengths and base rates of plain training, and which the rule chooses (asg_book.analysis.shortest)."""
-    made = {arm: found for arm, found in bound.arms.items() if found}
+    made = {arm: runs for arm, runs in bound.arms.items() if runs}
     keys = {arm: (bound.configs[arm].steps, bound.configs[arm].lr) for arm in made}
     chosen = analysis.shortest({keys[arm]: made[arm] for arm in made}) if made else None
     rows = {}
-    for arm, found in made.items():
-        loss, error = (analysis.mean_final(found, m) for m in ("validation_loss", "validation_loss_error"))
+    for arm, runs in made.items():
+        loss, error = (analysis.mean_final(runs, m) for m in ("validation_loss", "validation_loss_error"))
         shares = {"held-out accuracy": "validation", "photos": bound.experiment.metric, "agreement": "agreement"}
         rows[arm] = {
             "held-out loss": f"{loss:.2f} ± {error:.2f}",
-            **{name: f"{100 * analysis.mean_final(found, metric):.1f}" for name, metric in shares.items()},
+            **{name: f"{100 * analysis.mean_final(runs, metric):.1f}" for name, metric in shares.items()},
             "chosen": "✓" if keys[arm] == chosen else "",
         }
     return captioned(pd.DataFrame(rows).T, TITLES.get(bound.profile, bound.profile))
@@ -529,16 +533,16 @@ def tried(bound: Bound) -> Styler:
 
 def policy_cards(profile: str, names: Sequence[str]) -> dict[str, dict]:
     """Name → card of the policies that have been trained; which have not is said, with the command that trains them."""
-    found, missing = {}, []
+    cards, missing = {}, []
     for name in names:
         path = policy_path(policy_name(profile, name))
         if path.exists():
-            found[name] = load_policy(path)[1]
+            cards[name] = load_policy(path)[1]
         else:
             missing.append(f"`asg policy train {name} --profile {profile}`")
     if missing:
         display(Markdown(f"Policies that are not trained yet: {', '.join(missing)}."))
-    return found
+    return cards
 
 
 def search_trials(profile: str, name: str) -> list[dict]:
@@ -566,9 +570,9 @@ def cards(made: Mapping[str, dict]) -> Styler:
 
 def published(experiments: Sequence[str]) -> Styler:
     """Published values of experiments that have no records yet, one column an experiment; the source is said below."""
-    found = {name: {arm: f"{p.value:g}" for arm, p in get(name).published.items()} for name in experiments}
+    columns = {name: {arm: f"{p.value:g}" for arm, p in get(name).published.items()} for name in experiments}
     sources = sorted({p.source for name in experiments for p in get(name).published.values()})
-    return styled(pd.DataFrame(found)).set_caption("; ".join(sources))
+    return styled(pd.DataFrame(columns)).set_caption("; ".join(sources))
 
 
 def at_a_glance(panels: Sequence[Panel], bounds: Mapping[str, Bound]) -> None:
@@ -613,8 +617,9 @@ def at_scale(items: Mapping[str, Sequence[Panel]]) -> Markdown:
 
 def status() -> Styler:
     """Versions and platform that this page was executed with."""
-    here = records.provenance()
-    return styled(pd.DataFrame({"version": {"platform": here["platform"], "cpu": here["cpu"], **here["versions"]}}))
+    provenance = records.provenance()
+    rows = {"platform": provenance["platform"], "cpu": provenance["cpu"], **provenance["versions"]}
+    return styled(pd.DataFrame({"version": rows}))
 
 
 def chapter_times() -> pd.DataFrame:
@@ -628,14 +633,14 @@ def run_times(profile: str = "") -> pd.DataFrame:
     rows = {}
     for name in (name for name, declared in EXPERIMENTS.items() if not profile or declared.is_run_in(profile)):
         for one, bound in each_profile(name, profile).items():
-            if found := [r for runs in bound.arms.values() for r in runs]:
-                seconds = pd.Series([r["seconds"] for r in found]).median()
+            if recorded := [r for runs in bound.arms.values() for r in runs]:
+                seconds = pd.Series([r["seconds"] for r in recorded]).median()
                 devices = ", ".join(
-                    sorted({f"{r['platform']} {r['device']} {r.get('cpu', '')}".strip() for r in found})
+                    sorted({f"{r['platform']} {r['device']} {r.get('cpu', '')}".strip() for r in recorded})
                 )
                 rows[f"{name}, {one}"] = {
-                    "runs": len(found), "median s": f"{seconds:.0f}",
-                    "peak MB": max(r["peak_memory_mb"] for r in found), "device": devices,
+                    "runs": len(recorded), "median s": f"{seconds:.0f}",
+                    "peak MB": max(r["peak_memory_mb"] for r in recorded), "device": devices,
                 }  # fmt: skip
     return pd.DataFrame(rows).T
 
@@ -657,7 +662,7 @@ def gpu() -> Styler | Markdown:
         return Markdown(
             "Not measured: `python benchmarks/gpu.py` measures it on any machine with a GPU, in ten minutes."
         )
-    found = json.loads(path.read_text("utf-8"))
+    measured = json.loads(path.read_text("utf-8"))
     rows = {
         name: {"images/s": case["error"]}
         if "error" in case
@@ -669,9 +674,8 @@ def gpu() -> Styler | Markdown:
             "planned MB": str(case["planned_mb"]),
             "images/s, evaluated": f"{case['evaluated_per_second']:.0f}",
         }
-        for name, case in found["cases"].items()
+        for name, case in measured["cases"].items()
     }
-    caption = (
-        f"{found['device']}, {found['processes']} process(es), torch {found['versions']['torch']}, {found['date']}"
-    )
+    made_with = f"{measured['processes']} process(es), torch {measured['versions']['torch']}"
+    caption = f"{measured['device']}, {made_with}, {measured['date']}"
     return styled(pd.DataFrame(rows).T.fillna("").rename_axis(columns=caption))

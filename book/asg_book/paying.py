@@ -55,9 +55,12 @@ def gains(cases: Mapping[str, tuple[Case, Mapping[str, Records]]]) -> pd.DataFra
     rows = {}
     for name, (case, arms) in cases.items():
         frozen, plain, guided = (arms.get(arm, ()) for arm in (case.frozen, case.plain, case.guided))
-        found = {"advantage": difference(frozen, plain, case.metric), "gain": difference(guided, plain, case.metric)}
-        if all(e.n for e in found.values()):
-            rows[name] = found
+        estimates = {
+            "advantage": difference(frozen, plain, case.metric),
+            "gain": difference(guided, plain, case.metric),
+        }
+        if all(e.n for e in estimates.values()):
+            rows[name] = estimates
     return pd.DataFrame(rows, ["advantage", "gain"]).T
 
 
@@ -131,7 +134,7 @@ def left_out(x: Sequence[float], y: Sequence[float]) -> np.ndarray:
     return np.array([np.polyval(np.polyfit(x[rest], y[rest], 1), x[k]) for k, rest in enumerate(others)])
 
 
-def worth(measured: pd.DataFrame, gained: pd.DataFrame) -> pd.DataFrame:
+def predictive_power(measured: pd.DataFrame, gained: pd.DataFrame) -> pd.DataFrame:
     """One row a signal: how well it tells the gain, over the benchmarks that have both.
 
     ``ρ`` and ``p``: :func:`rank_correlation`; ``error``: mean absolute error of :func:`left_out`, in points, beside

@@ -80,8 +80,8 @@ def write(path: Path, arrays: Arrays) -> None:
 def read(path: Path) -> Arrays:
     """The arrays that :func:`write` kept."""
     try:
-        with path.open("rb") as file, np.load(file) as kept:  # given a path, numpy leaves a broken file open
-            return dict(kept)
+        with path.open("rb") as file, np.load(file) as arrays:  # given a path, numpy leaves a broken file open
+            return dict(arrays)
     except Exception as error:  # numpy, zipfile and zlib raise several kinds for a broken file
         raise AsgError(f"{path} is damaged ({error}): remove it, and what the figure shows is made again.") from None
 
@@ -115,8 +115,8 @@ def answers(configs: Configs) -> Picture:
         config = next(iter(configs.values()))
         domains = load_domains(config)
         network = build(config, len(domains.source.classes))
-        found = inspection.answers(network, domains.target, "kept_head")
-        return {"names": np.array(inspection.names_of(found, "kept_head", domains.target.classes))}
+        predicted = inspection.answers(network, domains.target, "kept_head")
+        return {"names": np.array(inspection.names_of(predicted, "kept_head", domains.target.classes))}
 
     return Picture("answers", identity(configs), compute)
 
@@ -134,11 +134,11 @@ def embeddings(configs: Configs) -> Picture:
 
         domains = load_domains(next(iter(configs.values())))
         step = max(1, len(domains.source) // len(domains.target))
-        some, shown = subset(domains.source, range(0, len(domains.source), step)), networks(configs, domains)
-        features = [[inspection.view(net, images)[2] for images in (some, domains.target)] for net in shown.values()]
+        some, by_name = subset(domains.source, range(0, len(domains.source), step)), networks(configs, domains)
+        features = [[inspection.view(net, images)[2] for images in (some, domains.target)] for net in by_name.values()]
         points = np.array([inspection.embedding(torch.cat(both)) for both in features], np.float16)
         names = {"synthetic": classes_of(some), "photos": classes_of(domains.target)}
-        return {"networks": np.array(list(shown)), "points": points, **names}
+        return {"networks": np.array(list(by_name)), "points": points, **names}
 
     return Picture("embeddings", identity(configs), compute)
 
@@ -156,13 +156,13 @@ def attention(configs: Configs, count: int = 6, layer: str = "blocks.4") -> Pict
 
         domains = load_domains(next(iter(configs.values())))
         chosen = [(2 * k + 1) * len(domains.target) // (2 * count) for k in range(count)]  # the middles of equal parts
-        shown = networks(configs, domains)
+        by_name = networks(configs, domains)
         photos = subset(domains.target, chosen)
-        heads = {name: "kept_head" if name == UNTOUCHED else "task_head" for name in shown}
-        seen = {name: inspection.answers(net, photos, heads[name]) for name, net in shown.items()}
-        maps = [inspection.grad_cam(net, photos, layer, heads[name], seen[name]) for name, net in shown.items()]
+        heads = {name: "kept_head" if name == UNTOUCHED else "task_head" for name in by_name}
+        seen = {name: inspection.answers(net, photos, heads[name]) for name, net in by_name.items()}
+        maps = [inspection.grad_cam(net, photos, layer, heads[name], seen[name]) for name, net in by_name.items()]
         titles = np.array(inspection.titles(photos, seen, heads))
-        names = {"networks": np.array(list(shown)), "chosen": np.array(chosen)}
+        names = {"networks": np.array(list(by_name)), "chosen": np.array(chosen)}
         return {**names, "maps": np.array(maps, np.float16), "titles": titles}
 
     return Picture("attention", (identity(configs), count, layer), compute)

@@ -212,13 +212,13 @@ def intervals(table: pd.DataFrame, xlabel: str) -> Figure:
     figure, axes = plt.subplots(1, len(metrics), figsize=(WIDTH, 0.3 * len(rows) + 0.9), sharey=True, squeeze=False)
     for axis, metric in zip(axes.flat, metrics, strict=True):
         part = table[table["metric"] == metric].set_index("row")
-        found = part[["mean", "low", "high"]].reindex(rows) * (100 if metric in SHARES else 1)
-        shown = part.get("decided", pd.Series(True, part.index)).reindex(rows, fill_value=True).to_numpy(bool)
-        for chosen, fill in ((c, f) for c, f in ((shown, COLOURS[0]), (~shown, "white")) if c.any()):
-            kept = found[chosen]
-            distance = np.nan_to_num([kept["mean"] - kept["low"], kept["high"] - kept["mean"]])
+        estimates = part[["mean", "low", "high"]].reindex(rows) * (100 if metric in SHARES else 1)
+        decided = part.get("decided", pd.Series(True, part.index)).reindex(rows, fill_value=True).to_numpy(bool)
+        for chosen, fill in ((c, f) for c, f in ((decided, COLOURS[0]), (~decided, "white")) if c.any()):
+            subset = estimates[chosen]
+            distance = np.nan_to_num([subset["mean"] - subset["low"], subset["high"] - subset["mean"]])
             look = {"color": COLOURS[0], "mfc": fill, "markersize": 5}
-            axis.errorbar(kept["mean"], np.arange(len(rows))[chosen], xerr=distance, fmt="o", **look)
+            axis.errorbar(subset["mean"], np.arange(len(rows))[chosen], xerr=distance, fmt="o", **look)
         axis.axvline(0, color="0.6", linewidth=0.8, zorder=0)
         axis.set_title(NAMES.get(metric, metric).replace(", ", ",\n").replace(" ImageNet", "\nImageNet"), fontsize=9)
     names = [" + ".join(part.strip() for part in row.split("+")) for row in rows]
@@ -308,9 +308,9 @@ def sweep(table: pd.DataFrame, metrics: Sequence[str], xlabel: str) -> Figure:
     figure, axis = plt.subplots(figsize=(WIDTH, 3.4))
     x = np.arange(len(table))
     for k, metric in enumerate(metrics):
-        found = list(table[metric])
-        mean = 100 * np.array([e.mean for e in found])
-        half = 100 * np.nan_to_num(np.array([(e.high - e.low) / 2 for e in found]))
+        estimates = list(table[metric])
+        mean = 100 * np.array([e.mean for e in estimates])
+        half = 100 * np.nan_to_num(np.array([(e.high - e.low) / 2 for e in estimates]))
         axis.errorbar(x + 0.06 * (k - len(metrics) / 2), mean, half, marker=marker(k), capsize=3, label=NAMES[metric])
     axis.set_xticks(x, list(table.index))
     axis.set(xlabel=xlabel, ylabel="%")
@@ -388,29 +388,31 @@ def feature_maps(
         for (part, labels, marker, name), colour in zip(parts, COLOURS, strict=False):
             axis.scatter(*part.T, s=12, marker=marker, color=colour, label=name, alpha=0.6, linewidths=0)
             for label in sorted(set(labels)):
-                at = np.median(part[np.array(labels) == label], axis=0)
-                axis.text(*at, label, color=colour, fontsize=8, ha="center", weight="bold",
+                centre = np.median(part[np.array(labels) == label], axis=0)
+                axis.text(*centre, label, color=colour, fontsize=8, ha="center", weight="bold",
                           bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5})  # fmt: skip
         axis.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2", title=network)
     one_legend(figure, axes.flat)
     return figure
 
 
-def trade_off(table: pd.DataFrame, kept: str, *worth: str) -> Figure:
-    """What each arm keeps against what it is worth: means with bars of one standard deviation, a panel a metric.
+def trade_off(table: pd.DataFrame, x_metric: str, *y_metrics: str) -> Figure:
+    """``x_metric`` against each of ``y_metrics``: an arm's mean with bars of one standard deviation, a panel a metric.
 
     ``table``: :func:`asg_book.analysis.summary`, one row an arm, its metrics shares.
     """
-    figure, axes = plt.subplots(len(worth), 1, figsize=(WIDTH, 2.7 * len(worth) + 0.9), sharex=True, squeeze=False)
-    for axis, metric in zip(axes.flat, worth, strict=True):
+    figure, axes = plt.subplots(
+        len(y_metrics), 1, figsize=(WIDTH, 2.7 * len(y_metrics) + 0.9), sharex=True, squeeze=False
+    )
+    for axis, metric in zip(axes.flat, y_metrics, strict=True):
         for k, arm in enumerate(table.index):
-            x, y = table.loc[arm, kept], table.loc[arm, metric]
+            x, y = table.loc[arm, x_metric], table.loc[arm, metric]
             colour = COLOURS[k % len(COLOURS)]
             look = {"color": colour, "mfc": colour if k < len(COLOURS) else "white", "markersize": 6, "elinewidth": 0.8}
             spread = {"xerr": 100 * np.nan_to_num(x.sd), "yerr": 100 * np.nan_to_num(y.sd)}
             axis.errorbar(100 * x.mean, 100 * y.mean, **spread, **look, fmt=marker(k), label=arm)
         axis.set(ylabel=f"{NAMES[metric]}, %")
-    axes.flat[-1].set(xlabel=f"{NAMES[kept]}, %")
+    axes.flat[-1].set(xlabel=f"{NAMES[x_metric]}, %")
     one_legend(figure, axes.flat)
     return figure
 
@@ -506,11 +508,11 @@ def heat_maps(
     figure, axes = plt.subplots(len(chosen), len(columns), figsize=(WIDTH, len(chosen) * size * 1.2), squeeze=False)
     for i, (row, picture) in enumerate(zip(axes, pictures, strict=True)):
         height, width = picture.shape[:2]
-        whole = {"extent": (-0.5, width - 0.5, height - 0.5, -0.5), "interpolation": "bilinear"}
+        options = {"extent": (-0.5, width - 0.5, height - 0.5, -0.5), "interpolation": "bilinear"}
         for j, (axis, name) in enumerate(zip(row, columns, strict=True)):
             axis.imshow(picture)
             if j:
-                axis.imshow(maps[j - 1][i], cmap="inferno", alpha=0.55, vmin=0, vmax=1, **whole)
+                axis.imshow(maps[j - 1][i], cmap="inferno", alpha=0.55, vmin=0, vmax=1, **options)
             head = f"{name}\n" if i == 0 else ""
             axis.set_title(head + titles[i][j], fontsize=8, pad=2)
             axis.axis("off")
@@ -525,11 +527,11 @@ def scenes(rows: Iterable[Sequence[np.ndarray]], columns: Sequence[str], classes
     """
     rows, colours = list(rows), np.array([(0.93, 0.93, 0.93), *sns.color_palette("husl", len(classes) - 1)])
     colours[2::2] *= 0.6  # neighbours on the wheel differ in lightness too
-    shown, size = np.vstack([colours, np.ones(3)]), WIDTH / len(columns)
+    palette, size = np.vstack([colours, np.ones(3)]), WIDTH / len(columns)
     figure, axes = plt.subplots(len(rows), len(columns), figsize=(WIDTH, size * len(rows) + 1.3), squeeze=False)
     for line, row in zip(axes, rows, strict=True):
         for axis, picture in zip(line, row, strict=True):
-            axis.imshow(picture if picture.ndim == 3 else shown[picture])
+            axis.imshow(picture if picture.ndim == 3 else palette[picture])
             axis.axis("off")
     for axis, name in zip(axes[0], columns, strict=True):
         axis.set_title(name)
