@@ -59,8 +59,8 @@ def main() -> None:
     old, was, was_used = timed(lambda: [before(part, power) for power in range(3)])
     energies, now, now_used = timed(lambda: hyperspherical_energy(features, cpu))
     worst = max(abs(a - b) / max(1, abs(b)) for a, b in zip(after, old, strict=True))
-    shown = ", ".join(f"{energy:.5f}" for energy in energies)
-    print(f"features: {count:,} x {WIDTH:,}, {arguments.threads} threads; energies {shown}")
+    listed = ", ".join(f"{energy:.5f}" for energy in energies)
+    print(f"features: {count:,} x {WIDTH:,}, {arguments.threads} threads; energies {listed}")
     print(f"largest difference of before and after on {len(part):,} features: {worst:.1e} (relative above 1)")
     print(f"subset: before {was:.1f} s, after {small:.1f} s ({was_used / small_used:.1f} x the processor time)")
     was, was_used = was * scale, was_used * scale

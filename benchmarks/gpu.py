@@ -37,8 +37,11 @@ PRECISIONS = {
 }  # fmt: skip
 # Name → (experiment, arm, settings, whether the teacher looks at each batch).
 CASES: dict[str, tuple[str, str, dict, bool]] = {
-    **{f"plain, {name}": ("guidance", "small", how, False) for name, how in PRECISIONS.items()},
-    **{f"guided, cached teacher, {name}": ("guidance", "small_proxy", how, False) for name, how in PRECISIONS.items()},
+    **{f"plain, {name}": ("guidance", "small", overrides, False) for name, overrides in PRECISIONS.items()},
+    **{
+        f"guided, cached teacher, {name}": ("guidance", "small_proxy", overrides, False)
+        for name, overrides in PRECISIONS.items()
+    },
     "guided, live teacher, bf16": ("guidance", "small_proxy", PRECISIONS["bf16"], True),
     "FCN-8s, crop 512": ("segmentation", "whole map", {}, True),
     "DeepLab-v2, crop 512": ("segmentation_resnet50", "vanilla", {}, False),
@@ -151,25 +154,26 @@ def main() -> None:
     if unknown := [name for name in options.case or () if name not in CASES]:
         raise SystemExit(f"error: there is no case {unknown[0]!r}: choose from {'; '.join(CASES)}.")
     settings = parse_settings(options.set)
-    found = {}
-    for name, (experiment, arm, how, live) in CASES.items():
+    cases = {}
+    for name, (experiment, arm, overrides, live) in CASES.items():
         if options.case and name not in options.case:
             continue
         try:
-            config = config_of(experiment, arm, {**how, **settings})
+            config = config_of(experiment, arm, {**overrides, **settings})
             case = prepared(config, live, options.device)
-            found[name] = measured(case, make_accelerator(config, options.device).device, options.steps, options.rounds)
+            cases[name] = measured(case, make_accelerator(config, options.device).device, options.steps, options.rounds)
         except torch.cuda.OutOfMemoryError:
-            found[name] = {"error": "out of memory"}
+            cases[name] = {"error": "out of memory"}
         except AsgError as error:
-            found[name] = {"error": str(error)}
+            cases[name] = {"error": str(error)}
         if processes.index() == 0:
-            told = found[name].get("error") or "{images_per_second:.1f} images/s, {memory_mb} MB".format(**found[name])
-            print(f"{name}: {told}", flush=True)
+            speed = "{images_per_second:.1f} images/s, {memory_mb} MB"
+            summary = cases[name].get("error") or speed.format(**cases[name])
+            print(f"{name}: {summary}", flush=True)
     device = torch.cuda.get_device_name() if options.device == "cuda" else options.device
     result = {
         "device": device, "processes": processes.launched(), "rounds": options.rounds, "steps": options.steps,
-        "settings": settings, "cases": found, "date": datetime.now(UTC).date().isoformat(), **records.provenance(),
+        "settings": settings, "cases": cases, "date": datetime.now(UTC).date().isoformat(), **records.provenance(),
     }  # fmt: skip
     if processes.index() == 0:
         records.write_text(options.out or records.results_root() / "gpu.json", json.dumps(result, indent=1) + "\n")

@@ -45,8 +45,8 @@ def measured(count: int, threads: int) -> float:
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={count}"]
     command = [*launcher, __file__, "--steps"] if count > 1 else [sys.executable, __file__, "--steps"]
     env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    told = subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout
-    return float(told.splitlines()[-1])
+    output = subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout
+    return float(output.splitlines()[-1])
 
 
 def seconds_of_episodes(parallel: int, folder: Path) -> float:

@@ -149,14 +149,14 @@ def extract_zips(archives: Sequence[Path], folder: Path, pattern: str) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         for archive in archives:
-            with zipfile.ZipFile(archive) as whole:
-                members = [(m, found[1]) for m in whole.infolist() if (found := re.fullmatch(pattern, m.filename))]
+            with zipfile.ZipFile(archive) as opened:
+                members = [(m, match[1]) for m in opened.infolist() if (match := re.fullmatch(pattern, m.filename))]
                 if not members:
                     raise AsgError(f"{archive} holds no {folder.name}, so it is not the published one: fetch it again.")
                 need_room(folder.parent, sum(member.file_size for member, _ in members))
                 for member, name in tqdm(members, desc=f"extracting {archive.name}", unit="file", leave=False):
                     (partial / name).parent.mkdir(parents=True, exist_ok=True)
-                    with whole.open(member) as packed, (partial / name).open("wb") as file:
+                    with opened.open(member) as packed, (partial / name).open("wb") as file:
                         shutil.copyfileobj(packed, file, BLOCK)
         partial.replace(folder)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
@@ -175,16 +175,16 @@ def sampled(items: Sequence, what: str) -> Iterator:
 def lines_of(kinds: Mapping[str, Sequence[str]]) -> list[str]:
     """A line for each kind of fault that was found: how many, and the first examples."""
     return [
-        f"{kind}: {len(found):,} ({'; '.join(found[:SHOWN])}{'; …' if len(found) > SHOWN else ''})"
-        for kind, found in kinds.items()
-        if found
+        f"{kind}: {len(examples):,} ({'; '.join(examples[:SHOWN])}{'; …' if len(examples) > SHOWN else ''})"
+        for kind, examples in kinds.items()
+        if examples
     ]
 
 
 def names_in(folder: Path, pattern: str, suffix: str) -> set[str]:
     """Paths below ``folder`` that match ``pattern``, without their ``suffix``; hidden files do not count."""
-    found = (path for path in folder.glob(pattern) if not path.name.startswith("."))
-    return {path.relative_to(folder).as_posix().removesuffix(suffix) for path in found}
+    paths = (path for path in folder.glob(pattern) if not path.name.startswith("."))
+    return {path.relative_to(folder).as_posix().removesuffix(suffix) for path in paths}
 
 
 def pair_faults(

@@ -32,10 +32,10 @@ def denoise(light: np.ndarray, albedo: np.ndarray, normal: np.ndarray, depth: np
         padded = np.pad(values, ((step, step), (step, step), (0, 0)), mode="edge")
         total, weights = np.zeros_like(received), np.zeros((height, width, 1), np.float32)
         for i, j in np.ndindex(3, 3):
-            there = padded[i * step : i * step + height, j * step : j * step + width]
-            difference = there[..., 3:] - values[..., 3:]
+            neighbour = padded[i * step : i * step + height, j * step : j * step + width]
+            difference = neighbour[..., 3:] - values[..., 3:]
             weight = (2 - abs(i - 1)) * (2 - abs(j - 1)) * np.exp(-np.einsum("hwc,hwc->hw", difference, difference))
-            total += weight[..., None] * there[..., :3]
+            total += weight[..., None] * neighbour[..., :3]
             weights += weight[..., None]
         received = total / weights
     return received * surface

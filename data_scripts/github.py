@@ -76,8 +76,8 @@ def faulty(part: Part) -> dict[str, tuple[Row, str]]:
 def require(parts: Sequence[Part], script: str) -> None:
     """Raise with every kind of fault, and its first examples, unless all files of all ``parts`` are as published."""
     for part in parts:
-        if found := faulty(part):
-            kinds = grouped({path: fault for path, (_, fault) in found.items()})
+        if faults := faulty(part):
+            kinds = grouped({path: fault for path, (_, fault) in faults.items()})
             raise AsgError(f"{part.to} is not as published; {kinds}: run `python data_scripts/{script}.py`.")
 
 
@@ -93,8 +93,8 @@ def obtain(parts: Sequence[Part], source: Path | None, downloads: Path) -> None:
     """
     todo = []
     for part in parts:
-        if found := faulty(part):
-            todo.append((part, [row for row, _ in found.values()]))
+        if faults := faulty(part):
+            todo.append((part, [row for row, _ in faults.values()]))
         else:
             print(f"{part.repository.name}: all {len(part.index):,} files are there")
     if source is not None and not source.is_dir():
@@ -140,11 +140,11 @@ def first_folder(archive: Path) -> str | None:
     """The folder in which the first entry of an archive lies; None where it cannot be read."""
     try:
         if archive.suffix.lower() == ".zip":
-            with zipfile.ZipFile(archive) as whole:
-                first = next(iter(whole.namelist()), "")
+            with zipfile.ZipFile(archive) as opened:
+                first = next(iter(opened.namelist()), "")
         else:
-            with tarfile.open(archive) as whole:
-                first = member.name if (member := whole.next()) else ""
+            with tarfile.open(archive) as opened:
+                first = member.name if (member := opened.next()) else ""
     except UNSOUND:
         return None
     return first.split("/")[0]
@@ -187,6 +187,6 @@ def take(part: Part, rows: Sequence[Row], place: Path) -> None:
     except UNSOUND as error:
         reason = str(error).partition(":\n")[0]  # tarfile adds what each compression says, a line each
         raise AsgError(f"{place} is not a sound archive ({reason}): remove it and {again}.") from None
-    if found := grouped({path: fault for path, fault in faults.items() if fault}):
+    if kinds := grouped({path: fault for path, fault in faults.items() if fault}):
         remove = "" if place.is_dir() else "remove it and "
-        raise AsgError(f"{place} does not hold what was published; {found}: {remove}{again}.")
+        raise AsgError(f"{place} does not hold what was published; {kinds}: {remove}{again}.")

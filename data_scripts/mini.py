@@ -127,9 +127,9 @@ def main() -> None:
     others = [*map(weights.lite_path, weights.PACKAGES), *(path for style in DRAWN for path in drawings(style, to))]
     faults = missing_or_altered(to) + [f"missing: {path}" for path in others if not path.exists()]
     if faults:
-        shown = "\n".join(faults[:10]) + (f"\n… and {len(faults) - 10} more" if len(faults) > 10 else "")
+        listed = "\n".join(faults[:10]) + (f"\n… and {len(faults) - 10} more" if len(faults) > 10 else "")
         raise AsgError(
-            f"{shown}\n{len(faults)} files of the benchmark are missing or altered: run `python data_scripts/mini.py`."
+            f"{listed}\n{len(faults)} files of the benchmark are missing or altered: run `python data_scripts/mini.py`."
         )
     print(f"mini benchmark: {len(index())} images and the weights are complete in {to}")
 

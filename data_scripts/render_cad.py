@@ -235,11 +235,11 @@ def parts_of(mesh: Mesh, look: Look, rng: Stream) -> list[tuple[np.ndarray, dict
     return [(slot == k, material(names[k], rng)) for k in np.unique(slot)]
 
 
-def triangles(points: np.ndarray, faces: np.ndarray, normals: np.ndarray, uv: np.ndarray, look: dict[str, Any]) -> Any:
-    """Mitsuba's mesh of the material ``look``: points, normals ``(V, 3)``, ``uv`` ``(V, 2)`` and faces ``(F, 3)``."""
+def triangles(points: np.ndarray, faces: np.ndarray, normals: np.ndarray, uv: np.ndarray, bsdf: dict[str, Any]) -> Any:
+    """Mitsuba's mesh of the material ``bsdf``: points, normals ``(V, 3)``, ``uv`` ``(V, 2)`` and faces ``(F, 3)``."""
     mi = mitsuba()
     properties = mi.Properties()
-    properties["look"] = mi.load_dict(look)
+    properties["look"] = mi.load_dict(bsdf)
     mesh = mi.Mesh("mesh", len(points), len(faces), properties, True, True)
     values = mi.traverse(mesh)
     values["vertex_positions"], values["vertex_normals"], values["vertex_texcoords"] = (
@@ -253,13 +253,15 @@ def triangles(points: np.ndarray, faces: np.ndarray, normals: np.ndarray, uv: np
 # ---- where things stand ----------------------------------------------------------------------------------------------
 
 
-def plane(width: float, at: np.ndarray, across: np.ndarray, upward: np.ndarray, look: dict[str, Any]) -> dict[str, Any]:
-    """A square of half side ``width`` around ``at``, spanned by two unit vectors, of the material ``look``."""
+def plane(
+    width: float, centre: np.ndarray, across: np.ndarray, upward: np.ndarray, bsdf: dict[str, Any]
+) -> dict[str, Any]:
+    """A square of half side ``width`` around ``centre``, spanned by two unit vectors, of the material ``bsdf``."""
     mi = mitsuba()
     frame = np.eye(4)
-    frame[:3, 0], frame[:3, 1], frame[:3, 2], frame[:3, 3] = across, upward, np.cross(across, upward), at
+    frame[:3, 0], frame[:3, 1], frame[:3, 2], frame[:3, 3] = across, upward, np.cross(across, upward), centre
     turn = mi.ScalarTransform4f(frame.tolist()) @ mi.ScalarTransform4f().scale((width, width, 1.0))
-    return {"type": "rectangle", "to_world": turn, "look": look}
+    return {"type": "rectangle", "to_world": turn, "look": bsdf}
 
 
 def water(level: float, rng: Stream) -> Any:

@@ -129,8 +129,8 @@ def faults_of(folder: Path, count: int) -> list[str]:
 def verify(root: Path, splits: Sequence[str], counts: Mapping[str, int] = COUNTS) -> None:
     """Raise with every fault of every split, unless ``root`` holds exactly what was published."""
     faults = {split: faults_of(root / split, counts[split]) for split in splits}
-    lines = [line for found in faults.values() for line in found]
-    require("VisDA-17", "visda17", root, lines, [split for split, found in faults.items() if found])
+    lines = [line for split_faults in faults.values() for line in split_faults]
+    require("VisDA-17", "visda17", root, lines, [split for split, split_faults in faults.items() if split_faults])
 
 
 def main(argv: Sequence[str] | None = None, counts: Mapping[str, int] = COUNTS) -> int:
