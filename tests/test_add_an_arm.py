@@ -117,9 +117,9 @@ def test_the_page_does_what_it_says(
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
 
-    said, table = json.loads((copy / "said.json").read_text())
-    assert [code for code, _ in said] == [0] * len(said), out
-    dry, one, reproduced, once, width, after, _ = (text for _, text in said)
+    outputs, table = json.loads((copy / "said.json").read_text())
+    assert [code for code, _ in outputs] == [0] * len(outputs), out
+    dry, one, reproduced, once, width, after, _ = (text for _, text in outputs)
     assert "backbone_factor   0.3" in dry and "guidance          0.1" in dry
     assert one.startswith("guidance medium_proxy (toy) seed 0: accuracy ")
     had, wanted, missing = map(int, re.search(r"(\d+) of (\d+) runs .*; (\d+) to train", reproduced).groups())
@@ -130,8 +130,8 @@ def test_the_page_does_what_it_says(
     assert re.findall(r"(\d+) +(\d)/(\d) runs", of("width", after)) == [("64", "1", "3"), ("512", "1", "3")]
     assert list(table) == ["64", "512"] and table["64"]["n"] == "1"
     assert re.search(r"^[1-9]\d* passed, \d+ deselected", out, re.MULTILINE)
-    shown = (copy / "out.ipynb").read_text()
-    assert "medium_proxy − small_proxy" in shown and "large_proxy − large" not in shown
+    page = (copy / "out.ipynb").read_text()
+    assert "medium_proxy − small_proxy" in page and "large_proxy − large" not in page
 
 
 def of(experiment: str, listed: str) -> str:

@@ -97,7 +97,7 @@ def test_values_of_repeated_policies_are_a_table():
 
 
 @pytest.mark.parametrize(
-    ("missing", "kept"),
+    ("missing", "expected"),
     [
         ([], ([0, 1, 2], [0, 1, 2, 3, 4])),
         ([(2, 4)], ([0, 1, 2], [0, 1, 2, 3])),  # 12 runs stay; without the policy it would be 10
@@ -105,13 +105,13 @@ def test_values_of_repeated_policies_are_a_table():
         ([(1, s) for s in range(4)], ([0, 2], [0, 1, 2, 3, 4])),
     ],
 )
-def test_the_complete_part_leaves_out_the_policy_or_the_seed_that_lacks_most(missing, kept):
+def test_the_complete_part_leaves_out_the_policy_or_the_seed_that_lacks_most(missing, expected):
     table = pd.DataFrame(np.arange(15.0).reshape(3, 5))
     for policy, seed in missing:
         table.loc[policy, seed] = math.nan
-    found = complete(table)
-    assert (found.index.tolist(), found.columns.tolist()) == kept
-    assert found.equals(table.loc[kept[0], kept[1]])
+    part = complete(table)
+    assert (part.index.tolist(), part.columns.tolist()) == expected
+    assert part.equals(table.loc[expected[0], expected[1]])
 
 
 def test_two_policies_and_two_seeds_by_hand():
@@ -119,13 +119,13 @@ def test_two_policies_and_two_seeds_by_hand():
     # grand mean 3.5; policies 2 and 5, seeds 1.5 and 5.5; residuals ±1
     # M_P = 2 (1.5² + 1.5²) = 9, M_S = 2 (2² + 2²) = 16, M_R = 4 · 1 = 4; V = (9 + 16 − 4) / 4 = 5.25
     # ν = 5.25² / (2.25² + 4² + 1²) = 27.5625 / 22.0625
-    found = crossed([pd.DataFrame([[1.0, 3.0], [2.0, 8.0]])])
+    estimated = crossed([pd.DataFrame([[1.0, 3.0], [2.0, 8.0]])])
     freedom = 27.5625 / 22.0625
     half = stats.t.ppf(0.975, freedom) * math.sqrt(5.25)
-    assert (found.n, found.policies, found.size) == (2, (2,), "2 × 2")
-    assert (found.mean, found.low, found.high) == pytest.approx((3.5, 3.5 - half, 3.5 + half))
-    assert found.p == pytest.approx(2 * stats.t.sf(3.5 / math.sqrt(5.25), freedom))
-    assert found.sd == pytest.approx(np.std([1, 3, 2, 8], ddof=1))
+    assert (estimated.n, estimated.policies, estimated.size) == (2, (2,), "2 × 2")
+    assert (estimated.mean, estimated.low, estimated.high) == pytest.approx((3.5, 3.5 - half, 3.5 + half))
+    assert estimated.p == pytest.approx(2 * stats.t.sf(3.5 / math.sqrt(5.25), freedom))
+    assert estimated.sd == pytest.approx(np.std([1, 3, 2, 8], ddof=1))
 
 
 def test_the_mean_squares_are_those_of_a_least_squares_fit():
@@ -144,16 +144,16 @@ def test_the_mean_squares_are_those_of_a_least_squares_fit():
     variance = terms["p"] + terms["s"] - terms["r"]
     assert variance > max(terms.values())  # the floor does not act here
     nu = variance**2 / sum(terms[k] ** 2 / freedom[k] for k in terms)
-    found = crossed([pd.DataFrame(d)])
-    assert found.high - found.mean == pytest.approx(stats.t.ppf(0.975, nu) * math.sqrt(variance))
+    estimated = crossed([pd.DataFrame(d)])
+    assert estimated.high - estimated.mean == pytest.approx(stats.t.ppf(0.975, nu) * math.sqrt(variance))
 
 
 def test_where_the_residual_is_large_the_larger_term_stands_in():
     """Equal policy means, equal seed means: M_P = M_S = 0 < M_R, and the interval has no negative variance."""
     d = pd.DataFrame([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]) + np.array([0.0, 0.0, 0.3])
-    found = crossed([d])
+    estimated = crossed([d])
     seeds = d.mean().to_numpy()
-    assert found.high - found.mean == pytest.approx(stats.t.ppf(0.975, 2) * seeds.std(ddof=1) / math.sqrt(3))
+    assert estimated.high - estimated.mean == pytest.approx(stats.t.ppf(0.975, 2) * seeds.std(ddof=1) / math.sqrt(3))
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
@@ -162,8 +162,8 @@ def test_intervals_of_repeated_policies_cover_the_truth(policies: float, seeds: 
     rng, runs, covered = np.random.default_rng(7), 1500, 0
     for _ in range(runs):
         d = policies * rng.normal(size=(3, 1)) + rng.normal(size=(1, seeds)) + rng.normal(size=(3, seeds))
-        found = crossed([d])
-        covered += found.low <= 0 <= found.high
+        estimated = crossed([d])
+        covered += estimated.low <= 0 <= estimated.high
     assert 0.93 <= covered / runs <= 0.99
 
 
@@ -172,24 +172,24 @@ def test_the_spread_of_two_different_policies_is_in_their_difference():
     rng, runs, covered, naive = np.random.default_rng(8), 1500, 0, 0
     for _ in range(runs):
         d = rng.normal(size=(2, 3, 1)) + 0.3 * rng.normal(size=(2, 1, 5)) + 0.3 * rng.normal(size=(2, 3, 5))
-        found, alone = crossed([d[0], -d[1]]), estimate(d[0].mean(0) - d[1].mean(0))
-        covered += found.low <= 0 <= found.high
+        estimated, alone = crossed([d[0], -d[1]]), estimate(d[0].mean(0) - d[1].mean(0))
+        covered += estimated.low <= 0 <= estimated.high
         naive += alone.low <= 0 <= alone.high
     arms = [
         [driven(p, s, table[p, s], name) for p in range(3) for s in range(5)]
         for name, table in zip("ab", d, strict=True)
     ]
-    assert difference(*arms, "accuracy") == found and found.size == "5 × 3 × 3"
+    assert difference(*arms, "accuracy") == estimated and estimated.size == "5 × 3 × 3"
     assert 0.93 <= covered / runs <= 0.99 and naive / runs < 0.6
 
 
 def test_one_policy_is_the_paired_t_interval():
     a = [driven(0, s, v) for s, v in enumerate([0.61, 0.73, 0.50])]
     b = [record(s, v) for s, v in enumerate([0.60, 0.70, 0.45])]
-    found, known = difference(a, b, "accuracy"), stats.ttest_rel([0.61, 0.73, 0.50], [0.60, 0.70, 0.45])
+    estimated, known = difference(a, b, "accuracy"), stats.ttest_rel([0.61, 0.73, 0.50], [0.60, 0.70, 0.45])
     interval = known.confidence_interval(0.95)
-    assert (found.low, found.high, found.p) == pytest.approx((interval.low, interval.high, known.pvalue))
-    assert found.size == "3" and level(a, "accuracy") == estimate([0.61, 0.73, 0.50])
+    assert (estimated.low, estimated.high, estimated.p) == pytest.approx((interval.low, interval.high, known.pvalue))
+    assert estimated.size == "3" and level(a, "accuracy") == estimate([0.61, 0.73, 0.50])
 
 
 def test_an_arm_without_a_policy_is_subtracted_from_every_policy():
@@ -197,8 +197,8 @@ def test_an_arm_without_a_policy_is_subtracted_from_every_policy():
     d, plain = rng.normal(size=(3, 4)), rng.normal(size=4)
     a = [driven(p, s, d[p, s]) for p in range(3) for s in range(4)]
     b = [record(s, plain[s]) for s in (3, 2, 1, 0)]
-    found, known = difference(a, b, "accuracy"), crossed([pd.DataFrame(d - plain)])
-    assert (found.mean, found.low, found.high, found.size) == pytest.approx(
+    estimated, known = difference(a, b, "accuracy"), crossed([pd.DataFrame(d - plain)])
+    assert (estimated.mean, estimated.low, estimated.high, estimated.size) == pytest.approx(
         (known.mean, known.low, known.high, "4 × 3")
     )
     turned = difference(b, a, "accuracy")
@@ -211,8 +211,8 @@ def test_arms_of_the_same_policies_are_paired_policy_by_policy():
     spread, gain = 10 * rng.normal(size=(3, 1)), 0.1 + 0.01 * rng.normal(size=(3, 4))
     a = [driven(p, s, (spread + gain)[p, s]) for p in range(3) for s in range(4)]
     b = [driven(p, s, spread[p, 0]) for p in range(2) for s in range(4)]
-    found, known = difference(a, b, "accuracy"), crossed([pd.DataFrame(gain[:2])])
-    assert (found.low, found.high) == pytest.approx((known.low, known.high)) and found.size == "4 × 2"
+    estimated, known = difference(a, b, "accuracy"), crossed([pd.DataFrame(gain[:2])])
+    assert (estimated.low, estimated.high) == pytest.approx((known.low, known.high)) and estimated.size == "4 × 2"
 
 
 def test_holm_of_a_textbook_case_by_hand():
@@ -270,10 +270,10 @@ def test_difference_without_a_common_seed_is_empty():
 def test_differences_have_a_row_for_every_pair_with_common_seeds():
     arms = {"a": [record(0, 0.6), record(1, 0.8)], "b": [record(0, 0.5), record(1, 0.5)], "none": []}
     table = differences(arms, {"first": ("a", "b"), "empty": ("none", "b")}, ["accuracy"])
-    found = difference(arms["a"], arms["b"], "accuracy")
+    estimated = difference(arms["a"], arms["b"], "accuracy")
     assert table.to_dict("records") == [
-        {"metric": "accuracy", "row": "first", "mean": found.mean, "low": found.low, "high": found.high,
-         "p": found.p, "estimate": found}
+        {"metric": "accuracy", "row": "first", "mean": estimated.mean, "low": estimated.low, "high": estimated.high,
+         "p": estimated.p, "estimate": estimated}
     ]  # fmt: skip
 
 
@@ -361,8 +361,8 @@ def test_slopes_are_those_of_scipy_and_of_a_plane_without_noise():
         (known.slope, known.slope - half, known.slope + half)
     )
     plane = [{"ratios": {"a": a, "b": b}, "end": 1 + 2 * a - 3 * b} for a, b in random.random((10, 2))]
-    found = slopes(plane, ["end"])
-    assert found["mean"].tolist() == pytest.approx([2, -3]) and found["row"].tolist() == ["a", "b"]
+    table = slopes(plane, ["end"])
+    assert table["mean"].tolist() == pytest.approx([2, -3]) and table["row"].tolist() == ["a", "b"]
     with pytest.raises(AsgError, match="3 trials are too few for the slopes of 2 parts"):
         slopes(plane[:3], ["end"])
 

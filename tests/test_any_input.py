@@ -85,8 +85,8 @@ def draw_image(mode: str, seed: int, size: tuple[int, int] = (20, 16)) -> Image.
 def test_whole_numbers_are_read_by_the_range_of_their_type(kind: tuple, seed: int):
     dtype, most, ending = kind
     values = np.random.default_rng(seed).integers(0, most + 1, (32, 32)).astype(dtype)
-    with somewhere() as here:
-        Image.fromarray(values).save(path := here / f"a.{ending}")
+    with somewhere() as root:
+        Image.fromarray(values).save(path := root / f"a.{ending}")
         grey = np.rint(values.astype(np.float64) * 255 / most).astype(np.uint8)
         assert np.array_equal(read_pixels(path, 32), np.stack([grey] * 3, 2))
 
@@ -95,8 +95,8 @@ def test_whole_numbers_are_read_by_the_range_of_their_type(kind: tuple, seed: in
 def test_floating_point_images_are_read_as_a_known_range_or_refused(low: float, high: float):
     values = np.full((32, 32), low, np.float32)
     values[0, 0] = high
-    with somewhere() as here:
-        Image.fromarray(values).save(path := here / "a.tif")
+    with somewhere() as root:
+        Image.fromarray(values).save(path := root / "a.tif")
         with read_or_refused(path):
             pixels = read_pixels(path, 32)
             assert np.isfinite(values).all() and values.min() >= 0 and values.max() <= 255
@@ -107,10 +107,10 @@ def test_floating_point_images_are_read_as_a_known_range_or_refused(low: float, 
 @given(st.binary(max_size=64), st.sampled_from(["jpg", "png", "webp"]))
 def test_metadata_of_any_bytes_turn_an_image_at_most(block: bytes, ending: str):
     image = draw_image("RGB", 0, (32, 32))
-    with somewhere() as here:
-        how = {"quality": 100} if ending in ("jpg", "webp") else {}
-        image.save(clean := here / f"clean.{ending}", **how)
-        image.save(path := here / f"a.{ending}", exif=b"Exif\0\0" + block, **how)
+    with somewhere() as root:
+        options = {"quality": 100} if ending in ("jpg", "webp") else {}
+        image.save(clean := root / f"clean.{ending}", **options)
+        image.save(path := root / f"a.{ending}", exif=b"Exif\0\0" + block, **options)
         expected, pixels = read_pixels(clean, 32), read_pixels(path, 32)
         turned = [np.rot90(side, k) for side in (expected, expected[:, ::-1]) for k in range(4)]
         assert any(np.array_equal(pixels, one) for one in turned)
@@ -121,15 +121,15 @@ def test_metadata_of_any_bytes_turn_an_image_at_most(block: bytes, ending: str):
 def test_a_size_is_that_of_the_upright_image_for_every_orientation(orientation: int, ending: str):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    with somewhere() as here:
-        draw_image("RGB", 1).save(path := here / f"a.{ending}", exif=exif)
+    with somewhere() as root:
+        draw_image("RGB", 1).save(path := root / f"a.{ending}", exif=exif)
         assert upright_size(path) == read_photo(path).size == ((16, 20) if orientation >= 5 else (20, 16))
 
 
 @given(st.data(), st.sampled_from(["jpg", "png", "tif", "gif", "bmp", "webp"]))
 def test_a_damaged_file_is_an_image_or_named(data: st.DataObject, ending: str):
-    with somewhere() as here:
-        draw_image("L" if ending == "gif" else "RGB", 2).save(path := here / f"a.{ending}")
+    with somewhere() as root:
+        draw_image("L" if ending == "gif" else "RGB", 2).save(path := root / f"a.{ending}")
         held = bytearray(path.read_bytes())
         where = data.draw(st.integers(0, len(held) - 1))
         if data.draw(st.booleans()):
@@ -141,28 +141,28 @@ def test_a_damaged_file_is_an_image_or_named(data: st.DataObject, ending: str):
             assert read_pixels(path, 32).shape == (32, 32, 3)
 
 
-def tree(names: list[str], here: Path) -> Path:
+def tree(names: list[str], root: Path) -> Path:
     """Class folders of these names, with two images each."""
     for k, name in enumerate(names):
-        (here / "images" / name).mkdir(parents=True)
+        (root / "images" / name).mkdir(parents=True)
         for j in range(2):
-            draw_image("RGB", 10 * k + j, (8, 8)).save(here / "images" / name / f"{j}.png")
-    return here / "images"
+            draw_image("RGB", 10 * k + j, (8, 8)).save(root / "images" / name / f"{j}.png")
+    return root / "images"
 
 
 @settings(max_examples=6)  # figures take a second
 @given(st.lists(NAME, min_size=2, max_size=4, unique_by=lambda name: name.casefold()))
 def test_any_class_name_is_read_kept_and_shown(names: list[str]):
-    with somewhere() as here:
-        classes = class_folders(source := tree(names, here), "source")
+    with somewhere() as root:
+        classes = class_folders(source := tree(names, root), "source")
         assert set(classes) == {name_of(Path(name)) for name in names}
         domains = folder.load(source, source, 32)
         assert domains.source.classes == tuple(sorted(classes, key=lambda n: os.fsencode(n)))
         described = json.loads(json.dumps({"classes": domains.source.classes}))
         assert tuple(described["classes"]) == domains.source.classes
         page = BeautifulSoup(page_of(domains), "html.parser")
-        shown = [cell.get_text() for cell in page.select("table th.name[scope=row]")]
-        assert sorted(shown) == sorted(map(as_html_reads, classes))
+        cells = [cell.get_text() for cell in page.select("table th.name[scope=row]")]
+        assert sorted(cells) == sorted(map(as_html_reads, classes))
 
 
 def as_html_reads(name: str) -> str:
@@ -212,10 +212,10 @@ ENTRY = st.sampled_from(["image", "text", "hidden", "folder", "link", "dangling"
 
 @given(st.lists(ENTRY, max_size=8), st.lists(ENTRY, max_size=4))
 def test_every_file_is_an_image_or_left_out_with_a_reason(kinds: list[str], inner: list[str]):
-    with somewhere() as here:
+    with somewhere() as root:
         expected = {"images": 0, "left out": 0}
-        (here / "elsewhere").mkdir()
-        draw_image("RGB", 0, (8, 8)).save(here / "elsewhere" / "linked.png")
+        (root / "elsewhere").mkdir()
+        draw_image("RGB", 0, (8, 8)).save(root / "elsewhere" / "linked.png")
 
         def fill(where: Path, entries: list[str], deeper: list[str]) -> None:
             where.mkdir()
@@ -230,11 +230,11 @@ def test_every_file_is_an_image_or_left_out_with_a_reason(kinds: list[str], inne
                 elif kind == "text":
                     path.with_suffix(".txt").write_text("no image")
                 else:
-                    goal = {"link": here / "elsewhere", "dangling": here / "nothing", "circle": where}[kind]
+                    goal = {"link": root / "elsewhere", "dangling": root / "nothing", "circle": where}[kind]
                     path.symlink_to(goal)
 
-        fill(here / "images", kinds, inner)
-        below = images_below(here / "images")
+        fill(root / "images", kinds, inner)
+        below = images_below(root / "images")
         assert (len(below.images), len(below.left_out)) == (expected["images"], expected["left out"])
         assert f"{len(below.images):,} images" in str(below)
 
@@ -264,8 +264,8 @@ def test_what_differs_between_a_stopped_run_and_this_one_is_named(before: dict, 
 
 @given(JSON | st.dictionaries(st.sampled_from(["a", "b", "unlabelled"]), st.integers(0, 4) | st.just("#00ff00")))
 def test_any_json_is_a_class_list_or_refused(content: object):
-    with somewhere() as here:
-        (path := here / "classes.json").write_text(json.dumps(content), "utf-8")
+    with somewhere() as root:
+        (path := root / "classes.json").write_text(json.dumps(content), "utf-8")
         with read_or_refused(path):
             classes = read_list(path)
             assert len(classes.names) >= 2 and set(classes.meaning.values()) <= {UNLABELLED, *range(len(classes.names))}
@@ -273,8 +273,8 @@ def test_any_json_is_a_class_list_or_refused(content: object):
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_class_list_or_refused(content: bytes):
-    with somewhere() as here:
-        (path := here / "classes.txt").write_bytes(content)
+    with somewhere() as root:
+        (path := root / "classes.txt").write_bytes(content)
         with read_or_refused(path):
             read = read_list(path)
             lines = dict.fromkeys(line.strip() for line in content.decode("utf-8").rstrip().splitlines())
@@ -283,9 +283,9 @@ def test_any_bytes_are_a_class_list_or_refused(content: bytes):
 
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=6), st.lists(st.integers(0, 255), min_size=2, unique=True))
 def test_every_value_of_a_mask_means_what_the_list_says(held: list[int], listed: list[int]):
-    with somewhere() as here:
-        (path := here / "classes.json").write_text(json.dumps({f"c{k}": v for k, v in enumerate(listed)}), "utf-8")
-        Image.fromarray(np.array([held], np.uint8)).save(mask := here / "mask.png")
+    with somewhere() as root:
+        (path := root / "classes.json").write_text(json.dumps({f"c{k}": v for k, v in enumerate(listed)}), "utf-8")
+        Image.fromarray(np.array([held], np.uint8)).save(mask := root / "mask.png")
         with read_or_refused(mask):
             labels = read_mask(mask, read_list(path))
             assert labels[0].tolist() == [listed.index(v) if v in listed else UNLABELLED for v in held]
@@ -313,9 +313,9 @@ def test_a_run_that_is_taken_up_again_sees_the_batches_of_the_whole_one(
     images: int, batch: int, start: int, more: int, sampler: type[StepSampler]
 ):
     with read_or_refused():
-        whole = list(sampler(images, batch, 3, 0, start + more))
-        assert whole[start:] == list(sampler(images, batch, 3, start, start + more))
-        assert all(len(b) == batch == len(set(b)) for b in whole)
+        uninterrupted = list(sampler(images, batch, 3, 0, start + more))
+        assert uninterrupted[start:] == list(sampler(images, batch, 3, start, start + more))
+        assert all(len(b) == batch == len(set(b)) for b in uninterrupted)
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.floats(0, 1))

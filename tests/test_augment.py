@@ -88,8 +88,8 @@ def test_pasta_is_what_is_computed_frequency_by_frequency():
 
 def test_opposite_finds_the_negative_frequency():
     x = np.arange(5)[:, None] * 10 + np.arange(4)[None, :]
-    there = opposite(x)
-    assert all(there[u, v] == x[-u % 5, -v % 4] for u in range(5) for v in range(4))
+    opposites = opposite(x)
+    assert all(opposites[u, v] == x[-u % 5, -v % 4] for u in range(5) for v in range(4))
 
 
 @pytest.mark.parametrize("kind", ["pasta", "randaugment"])
@@ -99,9 +99,9 @@ def test_a_change_depends_on_seed_draw_and_index_alone(kind):
     results = {(d, i): changes[0](image, d, i) for d in range(4) for i in range(4)}
     assert torch.equal(torch.get_rng_state(), before)  # the global generator is left alone
     torch.manual_seed(99)
-    assert all(np.array_equal(changes[1](image, *at), results[at]) for at in reversed(list(results)))
+    assert all(np.array_equal(changes[1](image, *key), results[key]) for key in reversed(list(results)))
     assert len({x.tobytes() for x in results.values()}) > 8
-    assert any(not np.array_equal(changes[2](image, *at), x) for at, x in results.items())
+    assert any(not np.array_equal(changes[2](image, *key), x) for key, x in results.items())
     assert all(x.shape == image.shape and x.dtype == np.uint8 for x in results.values())
 
 
@@ -132,20 +132,23 @@ def test_where_nothing_changes_live_and_kept_answers_agree(workplace):
     indices = torch.arange(5)
     x = source.batch(indices)
     for of_batch in (frozen.batch_answers, frozen.batch_features):
-        kept, live = (of_batch(student, images, CPU)(indices, x) for images in (source, same))
-        torch.testing.assert_close(live, kept, rtol=1e-5, atol=1e-6)
+        cached, live = (of_batch(student, images, CPU)(indices, x) for images in (source, same))
+        torch.testing.assert_close(live, cached, rtol=1e-5, atol=1e-6)
 
 
 def test_augmentation_changes_the_training_and_not_what_is_measured(workplace):
     plain, pasted, other = (
-        run(toy(**how)) for how in ({}, {"augment": {"kind": "pasta"}}, {"augment": {"kind": "randaugment"}})
+        run(toy(**overrides))
+        for overrides in ({}, {"augment": {"kind": "pasta"}}, {"augment": {"kind": "randaugment"}})
     )
     assert plain["evaluations"][0] == pasted["evaluations"][0] == other["evaluations"][0]
     assert len({r["final"]["validation_loss"] for r in (plain, pasted, other)}) == 3
 
 
 def test_a_frozen_backbone_sees_changed_images_too(workplace):
-    plain, pasted = (run(toy(backbone_factor=0.0, **how)) for how in ({}, {"augment": {"kind": "pasta", "beta": 1.0}}))
+    plain, pasted = (
+        run(toy(backbone_factor=0.0, **overrides)) for overrides in ({}, {"augment": {"kind": "pasta", "beta": 1.0}})
+    )
     assert pasted["final"]["agreement"] == 1.0 and pasted["first_losses"] != plain["first_losses"]
 
 

@@ -55,11 +55,11 @@ def test_a_rule_is_measured_against_the_better_of_none_and_the_papers_weight():
 
 def test_the_table_has_a_column_a_benchmark_and_the_worst_of_them():
     turned = {**ARMS, "0": ARMS["0.1"], "0.1": ARMS["0"]}
-    found = table({"a": ARMS, "b": turned, "none": {"0": []}}, {"a": 0.02, "b": 0.01})
-    assert list(found.columns) == ["a", "b", "worst"]
-    assert found.loc["the predictor", "a"].mean == 0 and found.loc["the predictor", "b"].mean < 0  # wrong of b
-    assert found.loc["λ = 0", "worst"] == pytest.approx(found.loc["λ = 0", "a"].mean)
-    assert np.isnan(found.loc["an action of the policy", "worst"])
+    distances = table({"a": ARMS, "b": turned, "none": {"0": []}}, {"a": 0.02, "b": 0.01})
+    assert list(distances.columns) == ["a", "b", "worst"]
+    assert distances.loc["the predictor", "a"].mean == 0 and distances.loc["the predictor", "b"].mean < 0  # wrong of b
+    assert distances.loc["λ = 0", "worst"] == pytest.approx(distances.loc["λ = 0", "a"].mean)
+    assert np.isnan(distances.loc["an action of the policy", "worst"])
 
 
 def test_a_benchmark_is_predicted_by_the_signal_that_serves_the_others_best():

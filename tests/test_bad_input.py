@@ -210,9 +210,9 @@ def test_an_image_that_cannot_be_decoded(workplace, image_folders, which, damage
     damage(broken)
     sentence(lambda: run(own(**vars(image_folders))), broken, "cannot be decoded", "replace it or take it out")
     assert not list(workplace.results.rglob("*.jsonl"))
-    kept = list((workplace.data / "cache").rglob("*.*"))
-    assert all(p.suffix == ".npy" for p in kept), kept  # what was decoded before it stays, whole
-    assert len(kept) == (0 if which == "source" else 2)
+    cached = list((workplace.data / "cache").rglob("*.*"))
+    assert all(p.suffix == ".npy" for p in cached), cached  # what was decoded before it stays, whole
+    assert len(cached) == (0 if which == "source" else 2)
 
 
 def test_an_image_format_whose_plugin_raises_something_else(tmp_path, monkeypatch):
@@ -402,7 +402,7 @@ def half_then_full(path: Path) -> None:
 )
 def test_no_space_for_a_checkpoint(workplace, monkeypatch, raised):
     """The disk fills at the second checkpoint: the first stays byte for byte, and the run goes on from it."""
-    config, kept, save = toy(steps=12, evaluations=3), [], torch.save
+    config, saved, save = toy(steps=12, evaluations=3), [], torch.save
     expected = uninterrupted(config)
 
     def save_until_full(state: dict, path: Path) -> None:
@@ -410,7 +410,7 @@ def test_no_space_for_a_checkpoint(workplace, monkeypatch, raised):
             Path(path).write_bytes(b"half")
             raise raised
         save(state, path)
-        kept.append(path)
+        saved.append(path)
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", save_until_full)
@@ -659,7 +659,7 @@ def test_two_processes_on_one_run(workplace, spawn):
 
 def test_another_process_finished_the_run_meanwhile(workplace, monkeypatch):
     """Looked for before the lock and after it: the run is not trained a second time."""
-    kept = run(toy())
+    recorded = run(toy())
     find, looks = records.find, []
 
     def too_early(config: RunConfig) -> dict | None:
@@ -668,7 +668,7 @@ def test_another_process_finished_the_run_meanwhile(workplace, monkeypatch):
 
     monkeypatch.setattr(records, "find", too_early)
     monkeypatch.setattr("asg.trainers.classification.train", fail)
-    assert run(toy()) == kept
+    assert run(toy()) == recorded
 
 
 def test_another_seed_is_not_locked_out(workplace):

@@ -111,14 +111,14 @@ def test_thresholds_and_labels_are_those_of_one_image_at_a_time(network, scenes,
 
     labeller = self_training.Labeller(network, thresholds, alpha)
     decoded.clear()
-    chosen, worth = self_training.label(labeller, images, 4, CPU)
+    chosen, quality = self_training.label(labeller, images, 4, CPU)
     assert sorted(decoded) == list(range(10))
     ones = [self_training.label(labeller, replace(images, decode=lambda _, i=i: images.decode(i), names=("one",)), 4, CPU)
             for i in range(10)]  # fmt: skip
     assert chosen == tuple(i for i, (some, _) in enumerate(ones) if some)
-    differences = sum(torch.tensor(one["selection"]) for _, one in ones) - torch.tensor(worth["selection"])
+    differences = sum(torch.tensor(one["selection"]) for _, one in ones) - torch.tensor(quality["selection"])
     assert int(differences.abs().sum()) <= 4
-    assert np.abs(np.sum([one["labelled"] for _, one in ones], 0) - worth["labelled"]).sum() <= 2
+    assert np.abs(np.sum([one["labelled"] for _, one in ones], 0) - quality["labelled"]).sum() <= 2
     total = sum(one["sure"] * sum(one["labelled"]) for _, one in ones)
-    assert worth["sure"] == pytest.approx(total / sum(worth["labelled"]), rel=1e-4)
-    assert worth["pseudo"] == []
+    assert quality["sure"] == pytest.approx(total / sum(quality["labelled"]), rel=1e-4)
+    assert quality["pseudo"] == []

@@ -528,20 +528,20 @@ def test_the_script_obtains_renders_resumes_and_gives_the_same_bytes_in_other_pr
     assert "5 images rendered" in capsys.readouterr().out
     paths = sorted(new.glob("renders-v*/*/*"))
     assert len(paths) == 6
-    kept = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
-    assert kept["m1-0.png"][0] == first
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+    assert before["m1-0.png"][0] == first
     (new / f"renders-v{cad.RENDERER}/chair/m1-0.png").unlink()  # as if it had been stopped
     assert script.main(["--to", str(new), "--from", str(archives)]) == 0
     again = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
     assert again["m1-0.png"][0] == first
     assert {name: what for name, what in again.items() if name != "m1-0.png"} == {
-        name: what for name, what in kept.items() if name != "m1-0.png"
+        name: what for name, what in before.items() if name != "m1-0.png"
     }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["interrupted", "killed worker"])
-def test_a_script_that_is_stopped_says_so_keeps_whole_images_and_goes_on(tree, tmp_path, spawn, how):
+@pytest.mark.parametrize("stopped_by", ["interrupted", "killed worker"])
+def test_a_script_that_is_stopped_says_so_keeps_whole_images_and_goes_on(tree, tmp_path, spawn, stopped_by):
     pytest.importorskip("mitsuba")
     rows = [{**row, "views": "30"} if row["path"].endswith("m0.obj") else row for row in cad.read_index("")]
     code = """
@@ -561,19 +561,19 @@ if __name__ == "__main__":
     while not (folder / "m0-1.png").exists():
         assert child.poll() is None, child.communicate()
         time.sleep(0.05)
-    if how == "interrupted":
+    if stopped_by == "interrupted":
         child.send_signal(signal.SIGINT)
-        said = "Interrupted: run again to continue.\n"
+        message = "Interrupted: run again to continue.\n"
     else:
         worker = max(map(int, Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text(encoding="utf-8").split()))
         os.kill(worker, signal.SIGKILL)
-        said = "A process that rendered was ended, perhaps for lack of memory: run again with fewer --jobs.\n"
+        message = "A process that rendered was ended, perhaps for lack of memory: run again with fewer --jobs.\n"
     _, errors = child.communicate()
-    assert errors.endswith(said)
+    assert errors.endswith(message)
     assert child.returncode == 1
-    there = sorted(folder.glob("*"))
-    assert len(there) < 20
-    assert all(read_image(path).size == (160, 160) for path in there if not path.name.startswith("."))
+    files = sorted(folder.glob("*"))
+    assert len(files) < 20
+    assert all(read_image(path).size == (160, 160) for path in files if not path.name.startswith("."))
 
 
 @pytest.mark.slow

@@ -153,11 +153,11 @@ def text_of(notebook: nbformat.NotebookNode) -> str:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of papermill and its kernel client
 def test_papermill_trains_only_what_it_was_asked_for(workplace, tmp_path: Path) -> None:
-    shown = text_of(
+    text = text_of(
         run_chapter({"profile": "toy", "fresh": True, "seeds": [7, 8], "arms": ["small", "small_proxy"]}, tmp_path)
     )
-    assert "small_proxy" in shown and "large_proxy" not in shown
-    assert "seeds 7, 8" in shown and "trained in this chapter" in shown
+    assert "small_proxy" in text and "large_proxy" not in text
+    assert "seeds 7, 8" in text and "trained in this chapter" in text
 
 
 @pytest.mark.slow
@@ -177,13 +177,13 @@ def test_every_arm_has_its_mark_in_the_class_bars_however_many_there_are() -> No
 
 
 def test_a_digest_follows_contents_and_names_wherever_the_files_lie(tmp_path: Path) -> None:
-    here, there = tmp_path / "a" / "results", tmp_path / "b" / "results"
-    for folder in (here, there):
+    first, second = tmp_path / "a" / "results", tmp_path / "b" / "results"
+    for folder in (first, second):
         (folder / "mini").mkdir(parents=True)
         (folder / "mini" / "x.jsonl").write_text("{}")
-    assert build.digest_of([here]) == build.digest_of([there])
-    (there / "mini" / "x.jsonl").rename(there / "mini" / "y.jsonl")
-    assert build.digest_of([here]) != build.digest_of([there])
-    (here / "mini" / "x.jsonl").rename(here / "mini" / "y.jsonl")
-    (here / "mini" / "y.jsonl").write_text("{ }")
-    assert build.digest_of([here]) != build.digest_of([there])
+    assert build.digest_of([first]) == build.digest_of([second])
+    (second / "mini" / "x.jsonl").rename(second / "mini" / "y.jsonl")
+    assert build.digest_of([first]) != build.digest_of([second])
+    (first / "mini" / "x.jsonl").rename(first / "mini" / "y.jsonl")
+    (first / "mini" / "y.jsonl").write_text("{ }")
+    assert build.digest_of([first]) != build.digest_of([second])

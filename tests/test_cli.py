@@ -100,12 +100,12 @@ def test_prune_lists_what_is_outdated_and_asks(workplace, monkeypatch, answer, r
     arguments = ["prune", "--profile", "toy"]
     assert "Every record in" in CliRunner().invoke(app, arguments).output
     first, second = path.read_text().splitlines(keepends=True)
-    path.write_text(whole := first + second.replace('"key": "', '"key": "0'))
+    path.write_text(text := first + second.replace('"key": "', '"key": "0'))
     (path.parent / "old.jsonl").write_text('{"format": 1, "seed": 7}\n')
     printed = CliRunner().invoke(app, arguments, input=answer).output
     assert f"{path.name}, seed 1: toy" in printed and "old.jsonl, seed 7" in printed and "seed 0" not in printed
     assert "Remove these 2 outdated records?" in printed
-    assert path.read_text() == (first if removed else whole)
+    assert path.read_text() == (first if removed else text)
     assert (path.parent / "old.jsonl").exists() != removed
 
 
@@ -146,10 +146,10 @@ def test_reproduce_keeps_a_file_with_a_broken_line(workplace) -> None:
     arguments = ["reproduce", "--experiment", "oracle", "--profile", "toy", "--jobs", "1"]
     CliRunner().invoke(app, arguments)
     (file,) = workplace.results.rglob("*.jsonl")
-    file.write_text(whole := file.read_text() + '{"format": 1, "seed"\n')
+    file.write_text(text := file.read_text() + '{"format": 1, "seed"\n')
     result = CliRunner().invoke(app, arguments)
     assert isinstance(result.exception, AsgError) and f"{file}, line 2 is no record" in str(result.exception)
-    assert file.read_text() == whole
+    assert file.read_text() == text
 
 
 @pytest.mark.slow

@@ -156,8 +156,8 @@ def test_a_killed_driver_goes_on_with_the_same_command(workplace):
     first.communicate()
     ended(command(arguments))
     assert "20 of 20 runs have a current record; 0 to train" in CliRunner().invoke(app, arguments).output
-    whole = {path: path.read_text().splitlines() for path in workplace.results.rglob("*.jsonl")}
-    assert all(set(lines) <= set(whole[path]) for path, lines in before.items())  # nothing is trained again
+    finished = {path: path.read_text().splitlines() for path in workplace.results.rglob("*.jsonl")}
+    assert all(set(lines) <= set(finished[path]) for path, lines in before.items())  # nothing is trained again
 
 
 def test_without_ray_there_is_a_sentence(monkeypatch):
@@ -201,10 +201,10 @@ def test_one_player_learns_what_this_process_learns_and_two_learn_together(workp
         to = ["--out", str(workplace.data / f"{name}.safetensors"), "--device", "cpu"]
         out, _ = ended(command(["policy", "train", "asg", "--profile", "toy", *to, *more]))
         assert [line.split(":")[0] for line in out.splitlines()][:3] == ["episode 0", "episode 1", "episode 2"]
-    (here, card), (one, its), (two, theirs) = (
+    (local, card), (one, its), (two, theirs) = (
         load_policy(workplace.data / f"{name}.safetensors") for name in ("here", "one", "two")
     )
-    assert all(torch.equal(value, one.state_dict()[name]) for name, value in here.state_dict().items())
+    assert all(torch.equal(value, one.state_dict()[name]) for name, value in local.state_dict().items())
     assert card["curve"] == its["curve"]
     assert (its["meta"]["parallel"], theirs["meta"]["parallel"]) == (1, 2)
     assert not torch.equal(two.heads[0].weight, one.heads[0].weight)

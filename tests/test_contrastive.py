@@ -178,9 +178,11 @@ def test_the_penalty_is_the_loss_of_both_networks_maps(workplace):
     assert not any(n.startswith(("contrast.averaged", "task_head", "kept_head")) for n in moved)
 
 
-@pytest.mark.parametrize("how", [{}, {"guidance": 0.1}, {"augment": {"kind": "randaugment"}}, {"backbone_factor": 0.0}])
-def test_runs_and_their_networks(workplace, how):
-    config = toy(regulariser=CSG, **how)
+@pytest.mark.parametrize(
+    "overrides", [{}, {"guidance": 0.1}, {"augment": {"kind": "randaugment"}}, {"backbone_factor": 0.0}]
+)
+def test_runs_and_their_networks(workplace, overrides):
+    config = toy(regulariser=CSG, **overrides)
     record = run(config)
     assert record["final"]["step"] == 8 and "penalty" in record["first_losses"][0]
     network = trained(config, "cpu")
@@ -194,8 +196,8 @@ def test_self_training_and_interpolation_go_on_without_the_queue(workplace):
     rounds = config.model_copy(update={"adapt": toy(adapt=adapt).adapt})
     assert run(rounds)["evaluations"][0]["accuracy"] == start["final"]["accuracy"]
     assert trained(rounds, "cpu").contrast is None
-    whole = run(toy(steps=40, warmup=4, regulariser=CSG, interpolate=1.0))
-    assert whole["final"]["predicted"] == start["final"]["predicted"]
+    interpolated = run(toy(steps=40, warmup=4, regulariser=CSG, interpolate=1.0))
+    assert interpolated["final"]["predicted"] == start["final"]["predicted"]
 
 
 @pytest.mark.parametrize("chunks", [None, 2])
@@ -211,7 +213,9 @@ def test_scenes_are_compared_piece_by_piece(workplace, chunks):
 
 def test_scenes_can_be_held_to_imagenets_weights_and_to_no_features(workplace):
     scenes = {"data": "toy-scenes", "batch": 4}
-    free, held = (run(toy(**scenes, **how)) for how in ({}, {"regulariser": {"kind": "weights", "strength": 100.0}}))
+    free, held = (
+        run(toy(**scenes, **overrides)) for overrides in ({}, {"regulariser": {"kind": "weights", "strength": 100.0}})
+    )
     assert sum(held["final"]["drift"].values()) < sum(free["final"]["drift"].values())
     with pytest.raises(AsgError, match="The penalty features is not of scenes: choose weights or csg"):
         run(toy(**scenes, regulariser={"kind": "features", "strength": 1.0}))

@@ -121,8 +121,8 @@ def test_guidance_of_pieces_is_the_mean_of_their_divergences():
 
 def test_pieces_and_the_whole_agree_where_a_map_is_the_same_everywhere():
     new, old = (random(2, 3, 1, 1, seed=s).expand(2, 3, 8, 12) for s in (5, 6))
-    whole = proxy_guidance(cut(new, 1, 1), cut(old, 1, 1).log_softmax(1))
-    torch.testing.assert_close(proxy_guidance(cut(new, 4, 1), cut(old, 4, 1).log_softmax(1)), whole)
+    unchunked = proxy_guidance(cut(new, 1, 1), cut(old, 1, 1).log_softmax(1))
+    torch.testing.assert_close(proxy_guidance(cut(new, 4, 1), cut(old, 4, 1).log_softmax(1)), unchunked)
 
 
 # --- guidance of a network ----------------------------------------------------------------------------------------
@@ -136,10 +136,10 @@ def tiny(side: int, seed: int = 0) -> DenseStudent:
         stage = nn.Sequential(nn.Conv2d(width, wider, 3, stride, 1), nn.BatchNorm2d(wider), nn.Softplus())
         stages.add_module(name, stage)
         width = wider
-    kept = nn.Sequential(nn.Linear(6 * side**2, 7), nn.Tanh(), nn.Linear(7, 9))
+    kept_head = nn.Sequential(nn.Linear(6 * side**2, 7), nn.Tanh(), nn.Linear(7, 9))
     head = FCNHead((6, 5, 4), (1.0, 0.01, 0.0001), 3)
-    student = DenseStudent(stages, ("c", "b", "a"), "c", kept, side, head, ((0.5,) * 3, (0.25,) * 3)).double()
-    for parameter in (*stages.parameters(), *kept.parameters()):
+    student = DenseStudent(stages, ("c", "b", "a"), "c", kept_head, side, head, ((0.5,) * 3, (0.25,) * 3)).double()
+    for parameter in (*stages.parameters(), *kept_head.parameters()):
         nn.init.normal_(parameter, 0.0, 0.5, generator=generator)
     return student
 

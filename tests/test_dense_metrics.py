@@ -90,7 +90,7 @@ def test_of_300_classes_number_255_counts_like_any_other():
     labels = torch.tensor([255, 255, 299, UNLABELLED, 0], dtype=torch.int16)
     matrix = confusion_matrix(torch.tensor([255, 256, 299, 255, 255]), labels, 300)
     entries = {(255, 255): 1, (255, 256): 1, (299, 299): 1, (0, 255): 1}
-    assert {tuple(at): int(matrix[tuple(at)]) for at in matrix.nonzero().tolist()} == entries
+    assert {tuple(entry): int(matrix[tuple(entry)]) for entry in matrix.nonzero().tolist()} == entries
     assert float(iou_per_class(matrix)[255]) == pytest.approx(1 / 3)
 
 

@@ -592,11 +592,11 @@ def test_a_run_trains_the_heads_statistics_and_evaluates_with_what_they_have_bec
         segmentation.train(config, tmp_path, "cpu", stop)
     result, network = segmentation.train(config, tmp_path, "cpu")
     (tmp_path / "whole").mkdir()
-    whole, _ = segmentation.train(config, tmp_path / "whole", "cpu")
+    uninterrupted, _ = segmentation.train(config, tmp_path / "whole", "cpu")
     assert seen == [0, 2] and modes == [True] * 8
     assert not any(module.training for module in network.modules())
     state = network.state_dict()
-    assert whole["evaluations"] == result["evaluations"]
+    assert uninterrupted["evaluations"] == result["evaluations"]
     learnt = [key for key, value in state.items() if "running" in key and not torch.equal(value, start[key])]
     assert len(learnt) == (12 if kind == "DeepLab" else 0) and all(key.startswith("task_head") for key in learnt)
     domains, device = toy.load_scenes(config.size), torch.device("cpu")

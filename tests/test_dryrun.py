@@ -280,8 +280,8 @@ def test_csg_counts_its_queue_its_projectors_and_a_live_teacher(absent):
         "size": 64,
     }
     plain, csg, short = (
-        dry_run(RunConfig(**base, regulariser=how))
-        for how in (None, {"kind": "csg", "strength": 0.1}, {"kind": "csg", "strength": 0.1, "queue": 1024})
+        dry_run(RunConfig(**base, regulariser=regulariser))
+        for regulariser in (None, {"kind": "csg", "strength": 0.1}, {"kind": "csg", "strength": 0.1, "queue": 1024})
     )
     keys = 2 * 128 * 4  # bytes that one more key of both stages takes
     assert csg.memory["weights"] - short.memory["weights"] == (65_536 - 1024) * keys

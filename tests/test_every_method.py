@@ -51,10 +51,10 @@ def random_policy(path: str) -> str:
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_two_steps(workplace, backbone: str, method: str):
     size = {"size": FAMILIES[backbone], "steps": 2, "warmup": 1, "batch": 4, "evaluations": 1, "lr": 1e-4}
-    how = dict(METHODS[method])
-    if "control" in how and how["control"]["kind"] == "learned":
-        how["control"] = {**how["control"], "policy": random_policy(workplace.data / "policy.safetensors")}
-    config: RunConfig = make_config(PROFILES["toy"], {"backbone": backbone, **size, **how})
+    overrides = dict(METHODS[method])
+    if "control" in overrides and overrides["control"]["kind"] == "learned":
+        overrides["control"] = {**overrides["control"], "policy": random_policy(workplace.data / "policy.safetensors")}
+    config: RunConfig = make_config(PROFILES["toy"], {"backbone": backbone, **size, **overrides})
     final = run(config)["final"]
     assert final["step"] == 2
     start, end = build(config, 3), trained(config, "cpu")

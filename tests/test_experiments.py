@@ -111,8 +111,8 @@ def test_every_arm_is_a_valid_configuration_of_every_profile(profile: str, name:
     config = get(name).config(profile, arm, 7)
     assert (config.profile, config.seed) == (profile, 7)
     arm_of = dict(get(name).arms[arm])
-    here, *_ = [arm_of.pop(p, {}) for p in (profile, *(PROFILES.keys() - {profile}))]
-    for field, value in {**arm_of, **here}.items():
+    of_profile, *_ = [arm_of.pop(p, {}) for p in (profile, *(PROFILES.keys() - {profile}))]
+    for field, value in {**arm_of, **of_profile}.items():
         given = getattr(config, field)
         if isinstance(value, dict):
             value = {**arm_of.get(field, {}), **value}

@@ -54,13 +54,13 @@ def test_a_resumed_run_measures_them_at_its_end(workplace, last: int) -> None:
         if evaluation["step"] == last:
             raise KeyboardInterrupt
 
-    whole, _ = classification.train(toy(), make_folder(workplace.runs / "whole"), "cpu")
+    uninterrupted, _ = classification.train(toy(), make_folder(workplace.runs / "whole"), "cpu")
     stopped = make_folder(workplace.runs / "stopped")
     with pytest.raises(KeyboardInterrupt):
         classification.train(toy(), stopped, "cpu", stop)
     assert (stopped / "checkpoint.pt").exists()
     resumed, _ = classification.train(toy(), stopped, "cpu")
-    assert resumed["evaluations"] == whole["evaluations"] and costly([resumed["final"]]) == [COSTLY]
+    assert resumed["evaluations"] == uninterrupted["evaluations"] and costly([resumed["final"]]) == [COSTLY]
 
 
 def test_rounds_of_self_training_measure_them_at_their_ends(workplace) -> None:

@@ -86,7 +86,7 @@ def broken() -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    ("network", "told"),
+    ("network", "message"),
     [
         (torchvision.models.convnext_tiny(), "ConvNeXt has no BatchNorm after a convolution: leave fold out"),
         (UsedTwice(), "BatchNorms of UsedTwice cannot be folded: leave fold out"),
@@ -94,22 +94,22 @@ def broken() -> nn.Module:
     ],
     ids=["no BatchNorm", "a convolution that is used twice", "NaN"],
 )
-def test_what_cannot_be_folded_is_a_sentence(network: nn.Module, told: str):
-    with pytest.raises(AsgError, match=told):
+def test_what_cannot_be_folded_is_a_sentence(network: nn.Module, message: str):
+    with pytest.raises(AsgError, match=message):
         fold(used(network), 64)
 
 
 @pytest.mark.slow
 def test_a_folded_run_is_the_plain_one_up_to_rounding(workplace):
-    found = [
-        run(make_config(PROFILES["toy"], {"steps": 20, "evaluations": 2, "guidance": 0.1, "fold": how}), device="cpu")
-        for how in (None, True)
+    results = [
+        run(make_config(PROFILES["toy"], {"steps": 20, "evaluations": 2, "guidance": 0.1, "fold": fold}), device="cpu")
+        for fold in (None, True)
     ]
-    for plain, folded in zip(*(record["first_losses"] for record in found), strict=True):
+    for plain, folded in zip(*(record["first_losses"] for record in results), strict=True):
         assert folded == pytest.approx(plain, rel=1e-4, abs=1e-6)
-    assert found[0]["final"]["kl"] == pytest.approx(found[1]["final"]["kl"], rel=1e-2)
+    assert results[0]["final"]["kl"] == pytest.approx(results[1]["final"]["kl"], rel=1e-2)
 
 
 def test_what_is_kept_of_a_folded_network_is_not_taken_for_the_other():
-    plain, folded = (build(make_config(PROFILES["toy"], {"steps": 1, "fold": how}), 3) for how in (None, True))
+    plain, folded = (build(make_config(PROFILES["toy"], {"steps": 1, "fold": folding}), 3) for folding in (None, True))
     assert frozen.fingerprint(plain) != frozen.fingerprint(folded)

@@ -51,12 +51,12 @@ def test_a_head_learns_the_same_on_known_features(workplace) -> None:
     source, student = load_domains(toy()).source, build(toy(), 3)
     indices, x = torch.arange(5), source.batch(range(5))
     known = frozen.features(student, source, CPU)
-    found = []
+    results = []
     for features in (None, known):
         loss = classification.make_objective(toy(), None, None, features)(student, indices, x, source.labels[:5])
         head = list(student.task_head.parameters())
-        found.append((loss["total"], *torch.autograd.grad(loss["total"], head)))
-    torch.testing.assert_close(*found)
+        results.append((loss["total"], *torch.autograd.grad(loss["total"], head)))
+    torch.testing.assert_close(*results)
 
 
 def test_a_backbone_that_does_not_move_is_not_run_while_the_head_learns(workplace, monkeypatch) -> None:
@@ -72,16 +72,16 @@ def test_a_backbone_that_does_not_move_is_not_run_while_the_head_learns(workplac
 def test_rounded_answers_take_half_the_disk_and_are_off_by_a_share_of_a_2048th(workplace) -> None:
     source, student = load_domains(toy()).source, build(toy(), 3)
     indices, x = torch.arange(8), source.batch(range(8))
-    whole = frozen.batch_answers(student, source, CPU)(indices, x)
+    exact = frozen.batch_answers(student, source, CPU)(indices, x)
     rounded = frozen.batch_answers(student, source, CPU, "fp16")(indices, x)
-    assert rounded.dtype == torch.float32 and 0 < (rounded / whole - 1).abs().max() <= 2**-11
+    assert rounded.dtype == torch.float32 and 0 < (rounded / exact - 1).abs().max() <= 2**-11
     small, large = sorted(path.stat().st_size for path in (cache_root() / "teacher").iterdir())
-    assert (small, large) == (2 * whole[0].numel() * len(source) + 80, 4 * whole[0].numel() * len(source) + 80)
-    logits = torch.randn(8, whole.shape[1], generator=torch.Generator().manual_seed(0))
+    assert (small, large) == (2 * exact[0].numel() * len(source) + 80, 4 * exact[0].numel() * len(source) + 80)
+    logits = torch.randn(8, exact.shape[1], generator=torch.Generator().manual_seed(0))
     # d KL = Σ p δ (1 + log p - log q) to first order, with |δ| <= |log p| / 2048
-    p, log_q = whole.exp(), logits.log_softmax(1)
-    bound = float((p * whole.abs() * (1 + whole - log_q).abs()).sum(1).mean()) / 2048
-    assert float(proxy_guidance(logits, rounded)) == pytest.approx(float(proxy_guidance(logits, whole)), abs=bound)
+    p, log_q = exact.exp(), logits.log_softmax(1)
+    bound = float((p * exact.abs() * (1 + exact - log_q).abs()).sum(1).mean()) / 2048
+    assert float(proxy_guidance(logits, rounded)) == pytest.approx(float(proxy_guidance(logits, exact)), abs=bound)
 
 
 def test_scenes_have_no_rounded_answers(workplace) -> None:

@@ -102,10 +102,10 @@ def test_an_unpacked_tree_gives_the_same(name, part, given):
 
 
 def test_a_repository_without_a_folder_of_interest(tmp_path, given):
-    whole = Repository("someone", "pets", PETS.commit)
+    repository = Repository("someone", "pets", PETS.commit)
     index = tuple({**row, "path": f"images/{row['path']}"} for row in INDEX)
     pack(given / "a.tar", entries())
-    assert taken(Part(whole, index, tmp_path / "pets"), given) == {f"images/{p}": c for p, c in FILES.items()}
+    assert taken(Part(repository, index, tmp_path / "pets"), given) == {f"images/{p}": c for p, c in FILES.items()}
 
 
 def test_what_is_there_and_right_is_not_obtained_again(part, given, capsys):
@@ -177,8 +177,8 @@ def test_missing_cut_and_altered_files_of_a_tree_are_named(part, given):
 def test_a_truncated_archive_is_named_and_what_it_had_is_kept(name, share, part, given):
     noise = {path: hashlib.shake_256(path.encode()).digest(9000) for path in FILES}  # cannot be compressed
     index = tuple({"path": p, "bytes": str(len(c)), "sha256": hashlib.sha256(c).hexdigest()} for p, c in noise.items())
-    whole = pack(given / name, entries(noise)).read_bytes()
-    (given / name).write_bytes(whole[: int(share * len(whole))])
+    archive = pack(given / name, entries(noise)).read_bytes()
+    (given / name).write_bytes(archive[: int(share * len(archive))])
     part = Part(PETS, index, part.to)
     with pytest.raises(AsgError, match=r"is not a sound archive \(.+\): remove it and obtain it again from https"):
         taken(part, given)

@@ -42,7 +42,7 @@ def bound(experiment: str, **arms: list[dict]) -> pages.Bound:
 
 
 @pytest.fixture
-def shown(monkeypatch) -> list:
+def displayed(monkeypatch) -> list:
     """Everything that is displayed."""
     seen: list = []
     monkeypatch.setattr(pages, "display", seen.append)
@@ -93,9 +93,9 @@ def test_every_experiment_that_the_paper_calls_for_is_shown():
 
 
 @BY_TITLE
-def test_without_records_there_are_dashes_and_a_link_and_no_error(panel: Panel, shown: list):
+def test_without_records_there_are_dashes_and_a_link_and_no_error(panel: Panel, displayed: list):
     pages.at_a_glance([panel], {panel.experiment: bound(panel.experiment)})
-    table = shown[0].data
+    table = displayed[0].data
     home = EXPERIMENTS[panel.experiment].home
     assert set(table["n"]) == set(table[home]) == {"—"}
     declared, quoted = EXPERIMENTS[panel.experiment].arms, panel.published
@@ -103,16 +103,18 @@ def test_without_records_there_are_dashes_and_a_link_and_no_error(panel: Panel, 
     for row, value in table["published"].items():
         verified = f"{quoted[row].value:g}" if row in quoted else "—"
         assert value == ("not verified" if row in panel.unverified else verified)
-    assert f'<a href="{panel.chapter}.html">' in shown[0].to_html()
-    (said,) = shown[1:]
-    assert said.data == f"No records yet. `asg reproduce --experiment {panel.experiment} --profile {home}` makes them."
+    assert f'<a href="{panel.chapter}.html">' in displayed[0].to_html()
+    (notice,) = displayed[1:]
+    assert (
+        notice.data == f"No records yet. `asg reproduce --experiment {panel.experiment} --profile {home}` makes them."
+    )
 
 
-def test_a_table_and_its_findings_say_what_the_records_say(shown: list):
+def test_a_table_and_its_findings_say_what_the_records_say(displayed: list):
     panel = Panel("x", "03_proxy_guidance", "guidance", claims={"small": ("small_proxy", "small")})
     made = bound("guidance", small=records("accuracy", 0.5, 0.6), small_proxy=records("accuracy", 0.6, 0.7001))
     pages.at_a_glance([panel], {"guidance": made})
-    table, findings = shown
+    table, findings = displayed
     assert table.data.loc["small"].to_dict() == {"n": "2", "cartoon": "55.0 ± 7.1", "published": "49.3"}
     line = "small_proxy against small, photos, task head, 2 paired seeds: +10.0 [+9.9, +10.1] points: **higher**"
     assert line in findings.data and findings.data.count("\n") == 0
@@ -137,8 +139,8 @@ def test_words_and_marks_follow_the_corrected_verdict():
     drawn = plots.intervals(claimed, "difference")
     (open_one,) = [line for line in drawn.axes[0].lines if len(line.get_xdata()) == 1 and line.get_marker() == "o"]
     assert open_one.get_markerfacecolor() == "white"
-    shown = plots.intervals(claimed.assign(decided=True), "difference").axes[0].lines
-    assert [line.get_markerfacecolor() for line in shown if line.get_marker() == "o" and len(line.get_xdata())] == [
+    lines = plots.intervals(claimed.assign(decided=True), "difference").axes[0].lines
+    assert [line.get_markerfacecolor() for line in lines if line.get_marker() == "o" and len(line.get_xdata())] == [
         plots.COLOURS[0]
     ]
 
@@ -150,12 +152,12 @@ def test_a_page_of_few_arms_has_the_verdicts_of_the_whole_family():
         "large": (0.1, 0.2, 0.1),
         "large_proxy": (0.9, 0.8, 0.8),
     }
-    whole = bound("guidance", **{arm: records("accuracy", *made) for arm, made in arms.items()})
-    shown = {arm: whole.arms[arm] for arm in ("small", "small_proxy")}
-    few = dataclasses.replace(whole, arms=shown)
+    every = bound("guidance", **{arm: records("accuracy", *made) for arm, made in arms.items()})
+    fewer = {arm: every.arms[arm] for arm in ("small", "small_proxy")}
+    few = dataclasses.replace(every, arms=fewer)
     pair = {"x": ("small_proxy", "small")}
-    assert few.between(pair, ["accuracy"]).equals(whole.between(pair, ["accuracy"]))
-    assert len(few.contrasts(["accuracy"])) == 1 and len(whole.contrasts(["accuracy"])) == 3
+    assert few.between(pair, ["accuracy"]).equals(every.between(pair, ["accuracy"]))
+    assert len(few.contrasts(["accuracy"])) == 1 and len(every.contrasts(["accuracy"])) == 3
 
 
 def test_repeated_policies_are_counted_in_tables_and_findings():
@@ -193,11 +195,11 @@ def test_every_claim_is_in_the_family_that_verdicts_are_corrected_over(panel: Pa
     assert set(panel.claims.values()) <= set(EXPERIMENTS[panel.experiment].family)
 
 
-def test_a_chapters_arms_are_all_that_is_shown(shown: list):
+def test_a_chapters_arms_are_all_that_is_shown(displayed: list):
     made = bound("guidance", small=records("accuracy", 0.5))
     only = dataclasses.replace(made, arms={"small": made.arms["small"]})
     pages.at_a_glance(PAPER["guidance"][1:], {"guidance": only})
-    assert all(list(part.data.index) == ["small"] for part in shown[::2])
+    assert all(list(part.data.index) == ["small"] for part in displayed[::2])
 
 
 def test_the_figures_claims_are_those_with_an_interval():
@@ -207,8 +209,8 @@ def test_the_figures_claims_are_those_with_an_interval():
         large=records("accuracy", 0.4), large_proxy=records("accuracy", 0.5),
     )  # fmt: skip
     bounds["segmentation"] = bound("segmentation", vanilla=records("miou", 0.1, 0.2), asg=records("miou", 0.2, 0.2))
-    found = pages.claims(PAPER, bounds).set_index(["row", "metric"])["mean"]
-    assert found.to_dict() == pytest.approx(
+    means = pages.claims(PAPER, bounds).set_index(["row", "metric"])["mean"]
+    assert means.to_dict() == pytest.approx(
         {
             ("guidance, small rate", "accuracy"): 0.11,
             ("guidance, small rate", "agreement"): 0.055,
@@ -216,7 +218,7 @@ def test_the_figures_claims_are_those_with_an_interval():
             ("scenes, ASG", "agreement"): 0.025,
         }
     )
-    assert not any(map(math.isnan, found))
+    assert not any(map(math.isnan, means))
 
 
 def test_every_command_at_the_papers_scale_names_a_run():

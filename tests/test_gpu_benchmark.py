@@ -33,9 +33,9 @@ def test_every_kind_of_case_is_measured_and_shown(workplace, monkeypatch, capsys
     out = workplace.results / "gpu.json"
     names = ["plain, fp32", "guided, cached teacher, bf16", "guided, live teacher, bf16"]
     small = ["--set", "backbone=timm:test_efficientnet", "--set", "size=32", "--set", "batch=2"]
-    found = measure(monkeypatch, out, *small, *(part for name in names for part in ("--case", name)))
-    assert list(found["cases"]) == names and found["device"] == "cpu" and found["processes"] == 1
-    for case in found["cases"].values():
+    measured = measure(monkeypatch, out, *small, *(part for name in names for part in ("--case", name)))
+    assert list(measured["cases"]) == names and measured["device"] == "cpu" and measured["processes"] == 1
+    for case in measured["cases"].values():
         assert case["images_per_second"] * case["seconds_per_step"] == pytest.approx(2)
         assert case["evaluated_per_second"] > 0 and case["planned_mb"] > 0 and case["memory_mb"] is None
     assert "plain, fp32" in pages.gpu().to_html() and capsys.readouterr().out.startswith("plain, fp32: ")
@@ -45,8 +45,8 @@ def test_every_kind_of_case_is_measured_and_shown(workplace, monkeypatch, capsys
 @pytest.mark.parametrize("case", ["FCN-8s, crop 512", "DeepLab-v2, crop 512"])
 def test_segmentation_is_measured_with_the_papers_networks(workplace, monkeypatch, case: str):
     small = ["--set", "crop=64", "--set", "batch=1", "--case", case]
-    found = measure(monkeypatch, workplace.results / "gpu.json", *small)
-    assert found["cases"][case]["images_per_second"] > 0
+    measured = measure(monkeypatch, workplace.results / "gpu.json", *small)
+    assert measured["cases"][case]["images_per_second"] > 0
 
 
 def test_without_a_gpu_or_a_measurement_there_is_a_sentence(workplace, monkeypatch):

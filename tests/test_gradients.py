@@ -15,8 +15,8 @@ from asg_book.experiments import PROFILES
 
 
 def toy(**overrides: object) -> RunConfig:
-    how = {"kind": "auto-rgn", **overrides.pop("control", {})}
-    return make_config(PROFILES["toy"], {"control": how, **overrides})
+    control = {"kind": "auto-rgn", **overrides.pop("control", {})}
+    return make_config(PROFILES["toy"], {"control": control, **overrides})
 
 
 def parameter(values: list[float], gradient: list[float] | None) -> nn.Parameter:

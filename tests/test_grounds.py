@@ -29,8 +29,8 @@ def test_grounds_are_of_every_kind():
     """With as many draws none is missing (chance of a miss: 5 · .8⁶⁰ < 1e-5)."""
     draws = [int(rng(seed).integers(len(grounds.KINDS))) for seed in range(60)]
     assert set(draws) == set(range(len(grounds.KINDS)))
-    shown = np.stack([np.asarray(grounds.textured(32, rng(seed))) for seed in range(60)])
-    assert shown.dtype == np.uint8 and len(np.unique(shown.reshape(60, -1), axis=0)) == 60
+    textures = np.stack([np.asarray(grounds.textured(32, rng(seed))) for seed in range(60)])
+    assert textures.dtype == np.uint8 and len(np.unique(textures.reshape(60, -1), axis=0)) == 60
 
 
 def test_a_gradient_goes_from_one_colour_to_another_without_a_step():

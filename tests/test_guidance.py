@@ -62,18 +62,18 @@ def test_the_term_is_lambda_times_the_divergence_of_two_whole_classifiers(name: 
     path, size = NETWORKS[name]
     network, images = make(name), torch.randn(4, 3, size, size)
     assert classifier_name(network) == path
-    before, kept = copy.deepcopy(network), network.get_submodule(path)
+    before, classifier = copy.deepcopy(network), network.get_submodule(path)
     guide = ProxyGuidance(network, weight=0.3)
     moved(replaced(network, path))
     after = copy.deepcopy(network)
     parent, _, leaf = path.rpartition(".")
-    setattr(after.get_submodule(parent), leaf, kept)
+    setattr(after.get_submodule(parent), leaf, classifier)
     with torch.no_grad():
         q, p = before(images).double().log_softmax(1), after(images).double().log_softmax(1)
         by_hand = 0.3 * float((q.exp() * (q - p)).sum(1).mean())
     network(images)
     assert guide(images).item() == pytest.approx(by_hand, rel=1e-4) and by_hand > 0
-    assert guide.head.weight is not kept.weight and not any(p.requires_grad for p in guide.parameters())
+    assert guide.head.weight is not classifier.weight and not any(p.requires_grad for p in guide.parameters())
 
 
 def test_its_gradient_is_that_of_a_second_pass_and_the_pass_is_not_repeated(monkeypatch):
@@ -169,20 +169,20 @@ def test_the_callers_network_stays_as_it_is_and_can_be_copied_and_saved():
 
 def test_dense_features_are_averaged_over_pieces():
     """The paper's dense form: a backbone that gives maps, the ImageNet classifier on each of 2 × 2 pieces."""
-    whole = make("torchvision:resnet18")
-    backbone, head = nn.Sequential(*list(whole.children())[:-2]), whole.fc
+    network = make("torchvision:resnet18")
+    backbone, head = nn.Sequential(*list(network.children())[:-2]), network.fc
     guide, images = ProxyGuidance(backbone, head=head, chunks=2, weight=1.0), torch.randn(2, 3, 128, 128)
     before = copy.deepcopy(backbone)
     moved(backbone)
     maps = backbone(images)  # (2, 512, 4, 4)
-    found = guide(images)
+    divergence = guide(images)
     with torch.no_grad():
         logits = [
             [head(m[:, :, r : r + 2, c : c + 2].mean((2, 3))) for r in (0, 2) for c in (0, 2)]
             for m in (before(images), maps)
         ]
         q, p = (torch.stack(four).softmax(2) for four in logits)
-    assert found.item() == pytest.approx(float((q * (q / p).log()).sum(2).mean()), rel=1e-4)
+    assert divergence.item() == pytest.approx(float((q * (q / p).log()).sum(2).mean()), rel=1e-4)
 
 
 def test_a_backbone_that_gives_its_maps_by_name():

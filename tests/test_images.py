@@ -85,18 +85,18 @@ def photos(image_folders) -> ImageSet:
 
 def test_the_memory_map_holds_the_decoded_pixels(tmp_path, photos):
     photos = replace(photos, cluster=torch.arange(len(photos)))
-    kept = materialise(photos, 32, tmp_path / "cache", "photos")
+    mapped = materialise(photos, 32, tmp_path / "cache", "photos")
     assert files(tmp_path / "cache") == [f"{photos.fingerprint}-32.npy"]
     for i in range(len(photos)):
         with Image.open(photos.names[i]) as image:
-            assert np.array_equal(kept.decode(i), square(image, 32))
-    assert torch.equal(kept.batch(range(8)), photos.batch(range(8)))
-    assert kept.batch([7, 0]).shape == (2, 3, 32, 32)
-    index, pixels, label = kept[5]
+            assert np.array_equal(mapped.decode(i), square(image, 32))
+    assert torch.equal(mapped.batch(range(8)), photos.batch(range(8)))
+    assert mapped.batch([7, 0]).shape == (2, 3, 32, 32)
+    index, pixels, label = mapped[5]
     assert index == 5 and label == photos.labels[5]
     assert torch.equal(pixels, torch.from_numpy(np.array(photos.decode(5))).permute(2, 0, 1))
     same = ("labels", "classes", "names", "fingerprint", "imagenet", "cluster")
-    assert all(getattr(kept, name) is getattr(photos, name) for name in same)
+    assert all(getattr(mapped, name) is getattr(photos, name) for name in same)
 
 
 def test_decoded_once(tmp_path, photos):
@@ -145,17 +145,17 @@ def test_a_pass_interrupted_at_the_very_end_leaves_nothing(tmp_path, monkeypatch
     assert files(tmp_path / "cache") == []
 
 
-@pytest.mark.parametrize(("spare", "kept"), [(0, True), (-1, False)])
-def test_a_tenth_of_the_disk_stays_free(tmp_path, monkeypatch, capsys, photos, spare, kept):
+@pytest.mark.parametrize(("spare", "cached"), [(0, True), (-1, False)])
+def test_a_tenth_of_the_disk_stays_free(tmp_path, monkeypatch, capsys, photos, spare, cached):
     """On a disk of 1 MB with room for the images and a tenth they are kept; with a byte less they are not."""
     total, need = 1_000_000, len(photos) * 32 * 32 * 3
     free = total // 10 + need + spare
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(total, total - free, free))
     got = materialise(photos, 32, tmp_path / "cache", "photos")
     assert torch.equal(got.batch(range(8)), photos.batch(range(8)))
-    assert len(files(tmp_path / "cache")) == kept
-    said = capsys.readouterr().out
-    assert (said == "") if kept else ("photos: " in said and "on the fly" in said)
+    assert len(files(tmp_path / "cache")) == cached
+    output = capsys.readouterr().out
+    assert (output == "") if cached else ("photos: " in output and "on the fly" in output)
 
 
 # --- folders ------------------------------------------------------------------------------------------------------
@@ -267,7 +267,7 @@ def test_epochs_and_seeds_differ_and_repeat():
 
     orders = {(seed, epoch): order(seed, epoch) for seed in range(3) for epoch in range(3)}
     assert len({tuple(o) for o in orders.values()}) == 9
-    assert all(order(*at) == o for at, o in orders.items())
+    assert all(order(*key) == o for key, o in orders.items())
 
 
 def test_every_image_comes_first_equally_often():

@@ -63,11 +63,11 @@ def test_grad_cam_is_the_positive_part_of_the_weighted_activations(workplace, he
     images = subset(load_domains(config).target, [0, 1])
     layer = "blocks.2"
     maps = inspection.grad_cam(student, images, layer, head, [1, 2])
-    kept = []
-    student.backbone.get_submodule(layer).register_forward_hook(lambda module, given, out: kept.append(out))
+    activations = []
+    student.backbone.get_submodule(layer).register_forward_hook(lambda module, given, out: activations.append(out))
     answers = getattr(student, head)(student.features(images.batch([0, 1])))
-    (gradient,) = torch.autograd.grad(answers[0, 1] + answers[1, 2], kept)
-    coarse = (gradient.mean((2, 3), keepdim=True) * kept[0]).sum(1).relu().detach()  # (2, h, w)
+    (gradient,) = torch.autograd.grad(answers[0, 1] + answers[1, 2], activations)
+    coarse = (gradient.mean((2, 3), keepdim=True) * activations[0]).sum(1).relu().detach()  # (2, h, w)
     assert maps.shape == coarse.shape and maps.min() >= 0 and maps.max() <= 1
-    for found, expected in zip(maps, coarse, strict=True):
-        np.testing.assert_allclose(found, expected / expected.max().clamp_min(1e-9), atol=1e-4)
+    for heat_map, expected in zip(maps, coarse, strict=True):
+        np.testing.assert_allclose(heat_map, expected / expected.max().clamp_min(1e-9), atol=1e-4)

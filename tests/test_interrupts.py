@@ -59,8 +59,8 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_goes_on_to_the_same_recor
     resumed = records.find(config)
     monkeypatch.setenv("ASG_RESULTS", str(tmp_path / "whole"))
     monkeypatch.setenv("ASG_RUNS", str(tmp_path / "whole"))
-    whole = run(config, device="cpu")
-    assert without_clock(resumed) == without_clock(json.loads(json.dumps(whole)))
+    uninterrupted = run(config, device="cpu")
+    assert without_clock(resumed) == without_clock(json.loads(json.dumps(uninterrupted)))
 
 
 REPRODUCED = """

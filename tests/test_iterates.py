@@ -25,12 +25,12 @@ def weights(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def iterates(config: RunConfig, folder) -> list[dict[str, torch.Tensor]]:
     """The weights after every step, from trainings that are ended there."""
-    found = []
+    trajectory = []
     for step in range(1, config.steps + 1):
         (folder / str(step)).mkdir()
         _, network = classification.train(config, folder / str(step), "cpu", stop=step)
-        found.append(weights(network))
-    return found
+        trajectory.append(weights(network))
+    return trajectory
 
 
 @pytest.mark.parametrize(("kind", "given"), [("ema", {"decay": 0.7}), ("swa", {"after": 0.5}), ("swa", {"after": 0.0})])
@@ -86,8 +86,8 @@ def test_interpolation_is_the_straight_line_and_exact_at_its_ends(share: float):
 @pytest.mark.parametrize("data", [{}, {"data": "toy-scenes", "batch": 4}], ids=["images", "scenes"])
 def test_interpolated_runs_end_where_training_and_imagenet_are(workplace, data):
     plain = run(toy(**data))["final"]
-    whole, none = (run(toy(**data, interpolate=share))["final"] for share in (1.0, 0.0))
-    assert {k: v for k, v in whole.items() if not k.startswith("train_")} == {
+    full, none = (run(toy(**data, interpolate=share))["final"] for share in (1.0, 0.0))
+    assert {k: v for k, v in full.items() if not k.startswith("train_")} == {
         k: v for k, v in plain.items() if not k.startswith("train_")
     }
     assert none["agreement"] == 1.0 and none["kl"] == 0.0 and not any(none["drift"].values())

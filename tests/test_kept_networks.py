@@ -119,13 +119,13 @@ def test_a_damaged_network_is_named_with_its_remedy(workplace, damage: str):
     config = toy()
     run(config)
     path = network_path(config)
-    whole = path.read_bytes()
+    sound = path.read_bytes()
     if damage == "of another network":
         save_file({"weight": torch.zeros(3)}, path)
     else:
-        path.write_bytes(whole[: len(whole) // 2] if damage == "cut" else b"")
+        path.write_bytes(sound[: len(sound) // 2] if damage == "cut" else b"")
     with pytest.raises(AsgError, match=rf"{path} is damaged \(.*\): remove it, and its run is trained again"):
         trained(config)
     path.unlink()
     trained(config)
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == sound

@@ -33,9 +33,9 @@ def test_grey_is_the_luma_of_bt_601(noise: np.ndarray):
 def test_a_scene_keeps_its_labels_under_a_look(noise: np.ndarray):
     labels = np.arange(48 * 48, dtype=np.int16).reshape(48, 48)
     scenes = SegmentationSet(lambda i: (noise, labels), ("a",), ("x",), "f")
-    image, kept = with_look(scenes, "grey").decode(0)
+    image, unchanged = with_look(scenes, "grey").decode(0)
     np.testing.assert_array_equal(image, with_look(images(noise), "grey").decode(0))
-    assert kept is labels and with_look(scenes, "grey").fingerprint != scenes.fingerprint
+    assert unchanged is labels and with_look(scenes, "grey").fingerprint != scenes.fingerprint
 
 
 def test_posterised_keeps_two_levels_a_channel(noise: np.ndarray):
@@ -71,17 +71,17 @@ def test_detail_is_what_so_many_pixels_can_show(noise: np.ndarray):
 
 @pytest.mark.parametrize("look", LOOKS)
 def test_a_look_changes_pixels_and_their_fingerprint_alone(noise: np.ndarray, look: str):
-    whole = images(noise)
-    seen = with_look(whole, look)
+    original = images(noise)
+    seen = with_look(original, look)
     assert seen.decode(0).shape == noise.shape and seen.decode(0).dtype == np.uint8
     assert not np.array_equal(seen.decode(0), noise)
-    assert seen.fingerprint != whole.fingerprint and seen.labels is whole.labels and seen.names == whole.names
+    assert seen.fingerprint != original.fingerprint and seen.labels is original.labels and seen.names == original.names
 
 
 def test_mixed_looks_take_turns(noise: np.ndarray):
-    whole = images(*[noise] * 7)
-    seen = [mixed_looks(whole).decode(i) for i in range(7)]
-    expected = [noise, *(with_look(whole, look).decode(0) for look in LOOKS)]
+    original = images(*[noise] * 7)
+    seen = [mixed_looks(original).decode(i) for i in range(7)]
+    expected = [noise, *(with_look(original, look).decode(0) for look in LOOKS)]
     for i, picture in enumerate(seen):
         np.testing.assert_array_equal(picture, expected[i % len(expected)])
 
@@ -95,15 +95,15 @@ def test_fewer_images_are_evenly_spaced_and_small_classes_whole():
 def test_a_run_reads_what_it_asked_for_and_the_photographs_stay():
     config = make_config(PROFILES["toy"])
     less = make_config(PROFILES["toy"], {"synthetic": {"per_class": 3, "look": "grey", "detail": 8}})
-    whole, domains = load_domains(config), load_domains(less)
+    original, domains = load_domains(config), load_domains(less)
     assert torch.bincount(domains.source.labels).tolist() == [3] * len(domains.source.classes)
-    assert len(domains.validation) == len(whole.validation)
+    assert len(domains.validation) == len(original.validation)
     grey = domains.validation.batch([0])
-    assert (grey[:, 0] == grey[:, 1]).all() and not torch.equal(grey, whole.validation.batch([0]))
-    assert torch.equal(domains.target.batch([0]), whole.target.batch([0]))
-    assert domains.target.fingerprint == whole.target.fingerprint
+    assert (grey[:, 0] == grey[:, 1]).all() and not torch.equal(grey, original.validation.batch([0]))
+    assert torch.equal(domains.target.batch([0]), original.target.batch([0]))
+    assert domains.target.fingerprint == original.target.fingerprint
     assert {domains.source.fingerprint, domains.validation.fingerprint}.isdisjoint(
-        {whole.source.fingerprint, whole.validation.fingerprint}
+        {original.source.fingerprint, original.validation.fingerprint}
     )
     assert recipe_of(less) == recipe_of(config) | {"looks": 1} and less.identity() != config.identity()
 

@@ -25,6 +25,6 @@ def test_blocks_of_a_step_are_not_asked_for_again(spawn):
     if platform.libc_ver()[0] != "glibc":
         pytest.skip("another C library")
     out, err = spawn(KEPT).communicate(timeout=60)
-    told, before, after = out.split()
-    assert told == "True", err
+    supported, before, after = out.split()
+    assert supported == "True", err
     assert int(after) < int(before) / 10, out

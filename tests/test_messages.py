@@ -31,7 +31,7 @@ def as_before(monkeypatch):
     logger.setLevel(level)
 
 
-def told(*words: str) -> tuple[str, str]:
+def streams_of(*words: str) -> tuple[str, str]:
     """What a command writes to the standard output and error streams."""
     done = CliRunner().invoke(app, [*words, *RUN, *SHORT], catch_exceptions=False)
     assert done.exit_code == 0
@@ -39,12 +39,12 @@ def told(*words: str) -> tuple[str, str]:
 
 
 def test_verbose_tells_of_every_evaluation_and_changes_no_result(workplace):
-    result, evaluations = told("--verbose")
+    result, evaluations = streams_of("--verbose")
     for step in (0, 10, 20):
         assert sum(f"step {step}: " in line and "validation" in line for line in evaluations.splitlines()) == 1
     assert "step 20: checkpoint in " in evaluations
     assert "computing teacher of the ImageNet network" in evaluations
-    again = told()
+    again = streams_of()
     assert again[0] == result and "step 10: " not in again[1]
 
 
@@ -56,7 +56,7 @@ def test_a_run_that_goes_on_says_so_and_quiet_tells_nothing_but_the_result(workp
             training(config, folder, "cpu", stop=10)
 
     stopped_half_way()
-    result, messages_told = told()
+    result, messages_told = streams_of()
     assert GOES_ON in messages_told
     records.records_path(config).unlink()
     stopped_half_way()

@@ -145,8 +145,8 @@ def test_accuracy_is_the_argmax_of_the_mean_sigmoid_of_image_and_mirror():
     assert (plain + mirrored).argmax(1)[0] == 0
     assert plain[1].argmax() == 1
     assert (plain.softmax(1) + mirrored.softmax(1)).argmax(1)[2] == 0
-    kept = torch.zeros(3, 4)
-    numbers = evaluate_photos((plain, kept), (mirrored, kept), photos([1, 0, 1], ("a", "b")), kept, None)
+    imagenet = torch.zeros(3, 4)
+    numbers = evaluate_photos((plain, imagenet), (mirrored, imagenet), photos([1, 0, 1], ("a", "b")), imagenet, None)
     assert numbers["accuracy"] == 1.0
     assert numbers["per_class"] == {"a": 1.0, "b": 1.0}
 
@@ -162,8 +162,10 @@ def test_the_class_is_the_argmax_of_the_mean_sigmoid_and_its_confidence_the_mean
 
 def test_accuracy_is_the_mean_over_classes_and_overall_the_share_of_photos():
     logits = torch.tensor([[3.0, 0, 0], [3, 0, 0], [3, 0, 0], [0, 3, 0]])
-    kept = torch.zeros(4, 4)
-    numbers = evaluate_photos((logits, kept), (logits, kept), photos([0, 0, 1, 1], ("a", "b", "c")), kept, None)
+    imagenet = torch.zeros(4, 4)
+    numbers = evaluate_photos(
+        (logits, imagenet), (logits, imagenet), photos([0, 0, 1, 1], ("a", "b", "c")), imagenet, None
+    )
     assert numbers["accuracy"] == pytest.approx((1 + 1 / 2) / 2)  # c has no photo
     assert numbers["overall"] == pytest.approx(3 / 4)
     assert numbers["per_class"] == {"a": 1.0, "b": 0.5}
@@ -216,12 +218,12 @@ def test_agreement_imagenet_kept_and_product_on_a_case_worked_out_by_hand():
 
 
 def test_numbers_that_need_a_mapping_or_imagenet_labels_are_left_out_without_them():
-    logits, kept = torch.eye(2), torch.eye(2)
-    without = evaluate_photos((logits, kept), (logits, kept), photos([0, 1], ("a", "b")), kept, None)
+    logits, imagenet = torch.eye(2), torch.eye(2)
+    without = evaluate_photos((logits, imagenet), (logits, imagenet), photos([0, 1], ("a", "b")), imagenet, None)
     always = {"accuracy", "overall", "per_class", "agreement", "predicted", "confidence", "ece"}
     assert without.keys() == always
     unlabelled = photos([0, 1], ("a", "b"), imagenet=[UNLABELLED] * 2)
-    numbers = evaluate_photos((logits, kept), (logits, kept), unlabelled, kept, torch.eye(2))
+    numbers = evaluate_photos((logits, imagenet), (logits, imagenet), unlabelled, imagenet, torch.eye(2))
     assert numbers.keys() == always | {"kept", "product"}
     assert numbers["kept"] == numbers["product"] == 1.0
 
@@ -232,16 +234,16 @@ def test_numbers_that_need_a_mapping_or_imagenet_labels_are_left_out_without_the
 def test_predictions_their_confidence_and_its_error_on_a_case_worked_out_by_hand():
     """Two heads' worth of logits that give .9, .9, .8 and .6; the second is wrong: bins hold .4 · 2, .2 · 1, .4 · 1."""
     logits = probabilities([0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.6, 0.4])
-    kept = torch.zeros(4, 3)
-    numbers = evaluate_photos((logits, kept), (logits, kept), photos([0, 1, 1, 0], ("a", "b")), kept, None)
+    imagenet = torch.zeros(4, 3)
+    numbers = evaluate_photos((logits, imagenet), (logits, imagenet), photos([0, 1, 1, 0], ("a", "b")), imagenet, None)
     assert numbers["predicted"] == [0, 0, 1, 0]
     assert numbers["confidence"] == [0.9, 0.9, 0.8, 0.6]
     assert numbers["ece"] == pytest.approx((0.4 * 2 + 0.2 + 0.4) / 4, abs=1e-6)
 
 
 def test_a_head_that_is_right_as_often_as_it_says_has_no_calibration_error():
-    logits, kept = probabilities(*[[0.75, 0.25]] * 4), torch.zeros(4, 3)
-    numbers = evaluate_photos((logits, kept), (logits, kept), photos([0, 0, 0, 1], ("a", "b")), kept, None)
+    logits, imagenet = probabilities(*[[0.75, 0.25]] * 4), torch.zeros(4, 3)
+    numbers = evaluate_photos((logits, imagenet), (logits, imagenet), photos([0, 0, 0, 1], ("a", "b")), imagenet, None)
     assert numbers["ece"] == pytest.approx(0.0, abs=1e-6)
 
 

@@ -185,15 +185,15 @@ def test_images_are_the_same_every_time_and_in_any_order(drawn, tmp_path):
 @pytest.mark.parametrize("change", ["reversed", "fewer", "more copies"])
 def test_an_image_does_not_depend_on_which_others_there_are(drawn, tmp_path, monkeypatch, change):
     before = images(mini.load(tmp_path, 32, HOW))
-    rows, how = list(drawn), HOW
+    rows, rendering = list(drawn), HOW
     if change == "reversed":
         rows = rows[::-1]
     elif change == "fewer":
         rows = [row for row in rows if row["path"] != "train-ball-0.png"]
     else:
-        how = HOW.model_copy(update={"per_design": 5, "per_held_out": 3})
+        rendering = HOW.model_copy(update={"per_design": 5, "per_held_out": 3})
     monkeypatch.setattr(mini, "index", lambda: tuple(rows))
-    after = images(mini.load(tmp_path, 32, how))
+    after = images(mini.load(tmp_path, 32, rendering))
     shared = before.keys() & after.keys()
     assert len(shared) == len(before) - (3 if change == "fewer" else 0)
     assert all(np.array_equal(before[key], after[key]) for key in shared)
@@ -233,11 +233,12 @@ def bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
 
 
 @pytest.mark.parametrize(
-    ("at", "box"), [((0.5, 0.5), (25, 38, 75, 63)), ((0.0, 0.0), (0, 0, 50, 25)), ((1.0, 1.0), (50, 75, 100, 100))]
+    ("position", "box"),
+    [((0.5, 0.5), (25, 38, 75, 63)), ((0.0, 0.0), (0, 0, 50, 25)), ((1.0, 1.0), (50, 75, 100, 100))],
 )
-def test_paste_scales_the_longer_side_and_places_it(at, box):
+def test_paste_scales_the_longer_side_and_places_it(position, box):
     cutout = Image.new("RGBA", (20, 10), (255, 0, 0, 255))
-    left, top, right, bottom = bounds(mini.paste(cutout, Image.new("RGB", (100, 100)), 0.5, at)[..., 0] > 128)
+    left, top, right, bottom = bounds(mini.paste(cutout, Image.new("RGB", (100, 100)), 0.5, position)[..., 0] > 128)
     assert (right - left, bottom - top) == (50, 25)
     assert (left, top) == pytest.approx(box[:2], abs=1)
 
@@ -268,8 +269,8 @@ def test_a_photograph_stands_in_the_middle_at_its_share_of_white():
 
 def test_a_photograph_in_a_scene_keeps_its_place_and_covers_the_scene():
     cutout = Image.new("RGBA", (60, 30), (255, 0, 255, 255))
-    how = Rendering(backdrop="scenes", photo=0.8)
-    pixels = [mini.compose(cutout, 100, np.random.default_rng(s), how) for s in range(8)]
+    rendering = Rendering(backdrop="scenes", photo=0.8)
+    pixels = [mini.compose(cutout, 100, np.random.default_rng(s), rendering) for s in range(8)]
     for image in pixels:
         assert bounds((image == (255, 0, 255)).all(2)) == (10, 30, 90, 70)
     assert len({image[:25].tobytes() for image in pixels}) == 8  # eight backgrounds
@@ -283,10 +284,10 @@ def test_scenes_are_five_colour_photographs_large_enough_to_crop():
 
 
 def test_renders_stay_within_the_range_of_sizes_and_greys():
-    how = Rendering(smallest=0.4, largest=0.6, angle=0.0, ground="grey")
+    rendering = Rendering(smallest=0.4, largest=0.6, angle=0.0, ground="grey")
     square, heights, greys = Image.new("RGBA", (50, 50), (255, 0, 0, 255)), [], []
     for seed in range(40):
-        pixels = mini.render(square, 100, np.random.default_rng(seed), how)
+        pixels = mini.render(square, 100, np.random.default_rng(seed), rendering)
         red = (pixels[..., 0] > 200) & (pixels[..., 1] < 40)
         left, top, right, bottom = bounds(red)
         assert abs((right - left) - (bottom - top)) <= 1
@@ -300,12 +301,12 @@ def test_renders_stay_within_the_range_of_sizes_and_greys():
 
 
 def test_renders_turn_and_mirror_the_design():
-    how = Rendering(smallest=0.9, largest=0.9, angle=30.0, ground="grey")
+    rendering = Rendering(smallest=0.9, largest=0.9, angle=30.0, ground="grey")
     bar = Image.new("RGBA", (80, 8), (255, 0, 0, 255))
     bar.paste((0, 0, 255, 255), (60, 0, 80, 8))  # the right quarter is blue
     angles, mirrored = [], []
     for seed in range(40):
-        pixels = mini.render(bar, 100, np.random.default_rng(seed), how).astype(int)
+        pixels = mini.render(bar, 100, np.random.default_rng(seed), rendering).astype(int)
         blue = np.argwhere((pixels[..., 2] - pixels[..., 0] > 100) & (pixels[..., 1] < 100)).mean(0)
         red = np.argwhere((pixels[..., 0] - pixels[..., 2] > 100) & (pixels[..., 1] < 100)).mean(0)
         dy, dx = blue - red
@@ -371,9 +372,9 @@ def test_every_file_is_an_object_with_a_mask():
 @needs_mini
 def test_the_benchmark_loads_with_the_indexed_counts():
     loaded = mini.load(DATA, 32)
-    how, counts = Rendering(), Counter(row["split"] for row in mini.index())
-    assert len(loaded.source) == counts["train"] * how.per_design
-    assert len(loaded.validation) == counts["validation"] * how.per_held_out
+    rendering, counts = Rendering(), Counter(row["split"] for row in mini.index())
+    assert len(loaded.source) == counts["train"] * rendering.per_design
+    assert len(loaded.validation) == counts["validation"] * rendering.per_held_out
     assert len(loaded.target) == counts["test"]
     assert (loaded.target.imagenet != UNLABELLED).sum() == sum(bool(row["imagenet"]) for row in mini.index())
     batch = loaded.target.batch([0, len(loaded.target) - 1])

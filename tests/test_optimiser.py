@@ -85,8 +85,8 @@ def test_reference_sgd_uses_each_groups_own_rate():
 
 
 def test_reference_sgd_goes_on_from_its_state_dict():
-    whole, rates = scalar(), [0.1, 0.05, 0.02, 0.01]
-    expected = trajectory(ReferenceSGD([whole], 1.0, 0.9, 0.01), whole, rates)
+    uninterrupted, rates = scalar(), [0.1, 0.05, 0.02, 0.01]
+    expected = trajectory(ReferenceSGD([uninterrupted], 1.0, 0.9, 0.01), uninterrupted, rates)
     first = scalar()
     before = ReferenceSGD([first], 1.0, 0.9, 0.01)
     trajectory(before, first, rates[:2])

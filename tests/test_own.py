@@ -94,19 +94,19 @@ def test_a_rename_during_the_training_does_not_reach_the_names_of_the_model(work
 def test_an_adaptation_is_not_continued_from_a_model_that_was_trained_anew(workplace, image_folders, monkeypatch):
     source, target = image_folders.source, image_folders.target
     model, out = workplace.data / "model", workplace.data / "adapted"
-    how = {"rounds": 1}
+    adapt_settings = {"rounds": 1}
     result = own.model_of(source, None, model, TINY, "cpu")
     monkeypatch.setattr(own.self_training, "train", lambda config, folder, start, device: (result, start))
-    own.adapt(model, source, target, out, how, "cpu")
+    own.adapt(model, source, target, out, adapt_settings, "cpu")
     (out / "round-1").mkdir()
     (out / "round-1" / "checkpoint.pt").write_bytes(b"of a round that was stopped")
     own.model_of(source, None, model, {**TINY, "steps": 5}, "cpu")
     with pytest.raises(AsgError, match=r"unfinished run of other settings and start: "):
-        own.adapt(model, source, target, out, how, "cpu")
+        own.adapt(model, source, target, out, adapt_settings, "cpu")
     photo = next(target.rglob("*.png"))
     Image.new("RGB", (32, 32), "red").save(photo)
     with pytest.raises(AsgError, match="other settings and images and start"):
-        own.adapt(model, source, target, out, how, "cpu")
+        own.adapt(model, source, target, out, adapt_settings, "cpu")
 
 
 def test_what_was_read_and_what_was_left_out_is_said(workplace, image_folders):
@@ -135,10 +135,10 @@ def test_any_name_is_trained_on_reported_and_predicted_under_a_poor_locale(workp
     settings = [word for field, value in TINY.items() for word in ("--set", f"{field}={json.dumps(value)}")]
     folders = ["--source", image_folders.source, "--target", image_folders.target, "--out", out]
     asg = [sys.executable, "-m", "asg.cli"]
-    told = subprocess.run([*asg, "train", *folders, *settings], env={**os.environ, **POOR}, capture_output=True)
-    assert told.returncode == 0, told.stderr.decode()
-    shown = rb"tasse \u2615" if name.startswith("tasse") else os.fsencode(name)
-    assert shown in told.stdout and rb"\u03bb = 0.1" in told.stdout  # a letter that ASCII lacks is an escape
+    process = subprocess.run([*asg, "train", *folders, *settings], env={**os.environ, **POOR}, capture_output=True)
+    assert process.returncode == 0, process.stderr.decode()
+    printed = rb"tasse \u2615" if name.startswith("tasse") else os.fsencode(name)
+    assert printed in process.stdout and rb"\u03bb = 0.1" in process.stdout  # a letter that ASCII lacks is an escape
     report = (out / "report.md").read_bytes()
     assert os.fsencode(name) in report and "λ = 0.1".encode() in report
     assert name in model_files.load_model(out)[2]  # read under this locale
@@ -385,9 +385,9 @@ def test_a_policy_is_not_written_into_an_installed_package(workplace, monkeypatc
         assert "needs a place: give --out FILE" in str(done.exception)
 
 
-@pytest.mark.parametrize(("text", "told"), [("a=0", "a whole number"), ("a=b", "a whole number"), ("=2", "FOLDER")])
-def test_how_often_a_source_is_seen_is_a_whole_number(text: str, told: str):
-    with pytest.raises(AsgError, match=told):
+@pytest.mark.parametrize(("text", "message"), [("a=0", "a whole number"), ("a=b", "a whole number"), ("=2", "FOLDER")])
+def test_how_often_a_source_is_seen_is_a_whole_number(text: str, message: str):
+    with pytest.raises(AsgError, match=message):
         parse_sources([text])
 
 

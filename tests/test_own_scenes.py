@@ -177,7 +177,7 @@ def change(scenes: SimpleNamespace, what: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "told"),
+    ("what", "message"),
     [
         ("size", r"03\.png is 48 × 39 pixels, and its image .*03\.jpg 48 × 40"),
         (
@@ -195,14 +195,14 @@ def change(scenes: SimpleNamespace, what: str) -> None:
         ("list", r"classes\.txt has 1 classes: name two or more"),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_one_sentence(scenes, what: str, told: str):
+def test_what_is_wrong_with_a_folder_is_one_sentence(scenes, what: str, message: str):
     change(scenes, what)
-    with pytest.raises(AsgError, match=told):
+    with pytest.raises(AsgError, match=message):
         load(scenes)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("{", "is no JSON"),
         ('["a", "b"]', "is not name → value"),
@@ -215,9 +215,9 @@ def test_what_is_wrong_with_a_folder_is_one_sentence(scenes, what: str, told: st
         ('{"a": 0, "unlabelled": 1}', "has 1 classes"),
     ],
 )
-def test_what_is_wrong_with_a_class_list_is_one_sentence(tmp_path: Path, text: str, told: str):
+def test_what_is_wrong_with_a_class_list_is_one_sentence(tmp_path: Path, text: str, message: str):
     (path := tmp_path / "classes.json").write_text(text, "utf-8")
-    with pytest.raises(AsgError, match=told):
+    with pytest.raises(AsgError, match=message):
         read_list(path)
 
 
@@ -274,9 +274,9 @@ def test_a_target_without_masks_is_answered_and_not_judged(workplace, scenes, tm
     assert 0 <= result["final"]["agreement"] <= 1 and not {"miou", "pixels", "per_class"} & result["final"].keys()
     assert result["best_on_target"] is None
     page = BeautifulSoup((out / "report.html").read_text("utf-8"), "html.parser")
-    shown = page.find("h2", string="Examples of the target").find_parent("section")
-    assert [len(figure.select("img")) for figure in shown.select("figure")] == [2] * 4  # the photo, and its answers
-    assert "under its labels" not in shown.get_text() and "right" not in shown.get_text()
+    examples = page.find("h2", string="Examples of the target").find_parent("section")
+    assert [len(figure.select("img")) for figure in examples.select("figure")] == [2] * 4  # the photo, and its answers
+    assert "under its labels" not in examples.get_text() and "right" not in examples.get_text()
     # photographs alone, without images/, are the same target
     flat = tmp_path / "flat"
     (scenes.target / "images").rename(flat)
@@ -343,7 +343,7 @@ def test_from_folders_to_masks_of_photos(workplace, scenes):
 def test_without_photos_and_with_interpolation(workplace, scenes):
     out = workplace.data / "model"
     result = own.model_of(
-        scenes.source, None, out, {**TINY, "interpolate": 0.5}, "cpu", task="segmentation", how="plain"
+        scenes.source, None, out, {**TINY, "interpolate": 0.5}, "cpu", task="segmentation", recipe_name="plain"
     )
     assert "miou" not in result["final"] and 0 <= result["final"]["validation"] <= 1
     assert (out / "report.md").exists()
@@ -393,5 +393,5 @@ def test_a_model_that_answers_one_class_is_warned_of(scenes):
 
 def test_labels_are_laid_over_a_photo_but_for_what_has_none():
     photo, two = Image.new("RGB", (2, 1), (100, 100, 100)), np.array([[0, 0, 0], [128, 0, 0]], np.uint8)
-    shown = np.asarray(report.laid_over(photo, np.array([[1, UNLABELLED]], np.int16), two)).astype(int)
-    assert abs(shown - [[[116.8, 40, 40], [100, 100, 100]]]).max() <= 1  # 0.4 · photo + 0.6 · colour
+    overlay = np.asarray(report.laid_over(photo, np.array([[1, UNLABELLED]], np.int16), two)).astype(int)
+    assert abs(overlay - [[[116.8, 40, 40], [100, 100, 100]]]).max() <= 1  # 0.4 · photo + 0.6 · colour

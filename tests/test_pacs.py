@@ -93,8 +93,8 @@ def test_held_out_are_the_groups_whose_names_have_the_least_hashes():
         name = row["group"] or row["path"]
         order[parts(row)][hashlib.sha256(name.encode()).hexdigest()] = row["split"] == "validation"
     for (domain, name), held in order.items():
-        found = [held[digest] for digest in sorted(held)]
-        assert found == sorted(found, reverse=True), (domain, name)
+        is_held = [held[digest] for digest in sorted(held)]
+        assert is_held == sorted(is_held, reverse=True), (domain, name)
 
 
 def test_sketches_are_of_photographs_of_the_target():

@@ -209,7 +209,7 @@ def test_images_have_alternative_text(page_file: Path):
 def broken(file: Path, html: Path) -> list[str]:
     """Links, images, scripts and sheets of ``file`` that lead to no file or no anchor of the built book."""
     base = "/" + file.relative_to(html).as_posix()
-    found = []
+    faults = []
     for tag in soup(file).select("[href], [src]"):
         link = tag.get("href") or tag.get("src") or ""
         if urlsplit(link).scheme or link.startswith("//"):
@@ -218,10 +218,10 @@ def broken(file: Path, html: Path) -> list[str]:
         target = html / unquote(parts.path).lstrip("/")
         target = target / "index.html" if target.is_dir() else target
         if not target.is_file():
-            found.append(f"no such file: {link}")
+            faults.append(f"no such file: {link}")
         elif target.suffix == ".html" and parts.fragment and unquote(parts.fragment) not in anchors(target):
-            found.append(f"no such anchor: {link}")
-    return found
+            faults.append(f"no such anchor: {link}")
+    return faults
 
 
 def test_internal_links_resolve(page_file: Path, html: Path):
@@ -246,7 +246,11 @@ def test_nothing_is_unresolved(page_file: Path):
         if not string.find_parent(["pre", "code", "script", "style"]) and not string.find_parent(class_="math")
     ]
     prose = " ".join(" ".join(strings).split())
-    left = [f"{mark} in …{prose[max(0, at - 60) : at + 60]}…" for mark in UNRESOLVED if (at := prose.find(mark)) >= 0]
+    left = [
+        f"{mark} in …{prose[max(0, place - 60) : place + 60]}…"
+        for mark in UNRESOLVED
+        if (place := prose.find(mark)) >= 0
+    ]
     assert not left, "\n".join(left)
     assert not text.select(".system-message, .problematic"), "sphinx left a system message in the page"
 

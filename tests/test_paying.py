@@ -30,21 +30,21 @@ def test_a_case_names_arms_of_an_experiment_that_is_run_there(case: Case):
 
 
 def test_gain_and_advantage_are_paired_differences():
-    found = paying.gains({"x": (CASE, ARMS), "none": (CASE, {"small": runs(0.5)})})
-    assert list(found.index) == ["x"]
-    assert found.loc["x", "advantage"].mean == pytest.approx(0.08)
+    table = paying.gains({"x": (CASE, ARMS), "none": (CASE, {"small": runs(0.5)})})
+    assert list(table.index) == ["x"]
+    assert table.loc["x", "advantage"].mean == pytest.approx(0.08)
     known = stats.ttest_rel([0.8, 0.86], [0.7, 0.74])
     low, high = known.confidence_interval()
-    gain = found.loc["x", "gain"]
+    gain = table.loc["x", "gain"]
     assert (gain.mean, gain.low, gain.high, gain.p) == pytest.approx((0.11, low, high, known.pvalue))
-    long = paying.interval_rows(found)
+    long = paying.interval_rows(table)
     assert long["metric"].tolist() == ["advantage", "gain"] and long["mean"].tolist() == pytest.approx([0.08, 0.11])
 
 
 def test_gain_over_weights_is_against_none():
     arms = {"0": runs(0.5, 0.6), "0.1": runs(0.7, 0.7), "0.3": []}
-    found = paying.over_weights({"x": arms})
-    assert found[["benchmark", "λ"]].to_numpy().tolist() == [["x", 0.1]] and found["gain"][0].mean == pytest.approx(
+    table = paying.over_weights({"x": arms})
+    assert table[["benchmark", "λ"]].to_numpy().tolist() == [["x", 0.1]] and table["gain"][0].mean == pytest.approx(
         0.15
     )
 
@@ -57,10 +57,10 @@ def test_signals_are_those_of_the_records_and_nan_where_they_lack():
     plain = runs(0.7, validation=0.95, kl=3.0, entropy=1.5, information=0.4, mapped=0.3, **looks(0.4, 0.5))
     guided = runs(0.7, **looks(0.6, 0.7))
     rich = {"frozen": frozen, "small": plain, "small_proxy": guided}
-    found = paying.signals({"rich": (CASE, rich), "poor": (CASE, ARMS), "none": (CASE, {"small": plain})})
-    assert found.index.tolist() == ["rich", "poor"] and found.columns.tolist() == list(SIGNALS)
-    assert found.loc["rich"].tolist() == pytest.approx([1.5, 0.4, 0.3, 0.9, 3.0, -0.05, 0.15, 0.2])
-    assert found.loc["poor"].isna().all()
+    table = paying.signals({"rich": (CASE, rich), "poor": (CASE, ARMS), "none": (CASE, {"small": plain})})
+    assert table.index.tolist() == ["rich", "poor"] and table.columns.tolist() == list(SIGNALS)
+    assert table.loc["rich"].tolist() == pytest.approx([1.5, 0.4, 0.3, 0.9, 3.0, -0.05, 0.15, 0.2])
+    assert table.loc["poor"].isna().all()
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -88,12 +88,12 @@ def test_worth_of_a_signal_that_tells_all_and_of_one_with_too_few():
         for k, g in enumerate((-0.1, -0.05, 0.02, 0.1))
     })  # fmt: skip
     measured = pd.DataFrame({"all": [1.0, 1.5, 2.2, 3.0], "few": [1.0, np.nan, 2.0, 3.0]}, index=list("0123"))
-    found = paying.predictive_power(measured, gained)
-    assert found.loc["all", ["benchmarks", "ρ", "error", "signs"]].tolist() == [
+    table = paying.predictive_power(measured, gained)
+    assert table.loc["all", ["benchmarks", "ρ", "error", "signs"]].tolist() == [
         4, pytest.approx(1), pytest.approx(0, abs=1e-9), "4 of 4",
     ]  # fmt: skip
-    assert found.loc["all", "p"] == pytest.approx(2 / 24)
+    assert table.loc["all", "p"] == pytest.approx(2 / 24)
     without = np.mean([abs(np.mean([-0.05, 0.02, 0.1]) + 0.1), abs(np.mean([-0.1, 0.02, 0.1]) + 0.05),
                        abs(np.mean([-0.1, -0.05, 0.1]) - 0.02), abs(np.mean([-0.1, -0.05, 0.02]) - 0.1)])  # fmt: skip
-    assert found.loc["all", "error without"] == pytest.approx(100 * without)
-    assert found.loc["few", "benchmarks"] == 3 and np.isnan(found.loc["few", "error"])
+    assert table.loc["all", "error without"] == pytest.approx(100 * without)
+    assert table.loc["few", "benchmarks"] == 3 and np.isnan(table.loc["few", "error"])

@@ -61,11 +61,11 @@ def test_a_picture_is_computed_once_and_then_read_without_data_networks_and_runs
 
 
 def test_fresh_computes_and_leaves_what_is_kept(workplace) -> None:
-    kept = Picture("one", (), lambda: {"x": np.array([1])})
+    picture = Picture("one", (), lambda: {"x": np.array([1])})
     other = Picture("one", (), lambda: {"x": np.array([2])})
     assert other.arrays(fresh=True)["x"] == 2 and not other.path.exists()
-    assert kept.arrays()["x"] == 1 and other.arrays()["x"] == 1 and other.arrays(fresh=True)["x"] == 2
-    assert kept.arrays()["x"] == 1
+    assert picture.arrays()["x"] == 1 and other.arrays()["x"] == 1 and other.arrays(fresh=True)["x"] == 2
+    assert picture.arrays()["x"] == 1
 
 
 def test_another_seed_arm_setting_or_version_is_another_file(workplace, monkeypatch) -> None:
@@ -123,14 +123,14 @@ def test_an_embedding_is_the_tsne_of_principal_components() -> None:
 def test_points_are_embeddings_of_each_networks_features(workplace, monkeypatch) -> None:
     monkeypatch.setattr(inspection, "embedding", lambda features: features[:, :2].numpy())  # t-SNE amplifies last bits
     configs = toy("comparison", "oracle", "vanilla", "guidance")
-    found = pictures.embeddings(configs).arrays()
+    arrays = pictures.embeddings(configs).arrays()
     domains = load_domains(configs["vanilla"])
     some = subset(domains.source, range(0, 48, 2))
-    assert found["networks"].tolist() == ["ImageNet", "vanilla", "guidance"]  # of the oracle nothing is trained
-    for images, names in ((some, found["synthetic"]), (domains.target, found["photos"])):
+    assert arrays["networks"].tolist() == ["ImageNet", "vanilla", "guidance"]  # of the oracle nothing is trained
+    for images, names in ((some, arrays["synthetic"]), (domains.target, arrays["photos"])):
         assert names.tolist() == [images.classes[k] for k in images.labels.tolist()]
     networks = [build(configs["vanilla"], 3), trained(configs["vanilla"]), trained(configs["guidance"])]
-    for network, points in zip(networks, found["points"], strict=True):
+    for network, points in zip(networks, arrays["points"], strict=True):
         with torch.inference_mode():
             features = torch.cat([network.features(images.batch(range(24))) for images in (some, domains.target)])
         np.testing.assert_allclose(points, features[:, :2], rtol=1e-3, atol=1e-4)
@@ -138,35 +138,36 @@ def test_points_are_embeddings_of_each_networks_features(workplace, monkeypatch)
 
 def test_attention_is_grad_cam_for_what_each_network_answers(workplace) -> None:
     configs = toy("comparison", "vanilla", "guidance")
-    found = pictures.attention(configs, count=3, layer="blocks.2").arrays()
+    arrays = pictures.attention(configs, count=3, layer="blocks.2").arrays()
     domains = read_domains(configs["vanilla"])
     photos = subset(domains.target, [4, 12, 20])
-    assert found["chosen"].tolist() == [4, 12, 20] and found["networks"].tolist() == ["ImageNet", "vanilla", "guidance"]
-    assert found["titles"][:, 0].tolist() == [photos.classes[k] for k in photos.labels.tolist()]
+    assert arrays["chosen"].tolist() == [4, 12, 20]
+    assert arrays["networks"].tolist() == ["ImageNet", "vanilla", "guidance"]
+    assert arrays["titles"][:, 0].tolist() == [photos.classes[k] for k in photos.labels.tolist()]
     networks = [build(configs["vanilla"], 3), *(trained(config) for config in configs.values())]
     for k, network in enumerate(networks):
         head = "task_head" if k else "kept_head"
         answers = network(photos.batch(range(3)))[0 if k else 1].argmax(1).tolist()
         maps = inspection.grad_cam(network, photos, "blocks.2", head, answers)
-        np.testing.assert_allclose(found["maps"][k], maps, atol=1e-3)
-        assert found["titles"][:, 1 + k].tolist() == inspection.names_of(answers, head, photos.classes)
+        np.testing.assert_allclose(arrays["maps"][k], maps, atol=1e-3)
+        assert arrays["titles"][:, 1 + k].tolist() == inspection.names_of(answers, head, photos.classes)
 
 
 def test_label_maps_are_what_the_networks_answer(workplace) -> None:
     configs = toy("segmentation", "vanilla", "whole map")
-    found = pictures.label_maps(configs, every=3).arrays()
+    arrays = pictures.label_maps(configs, every=3).arrays()
     domains = read_domains(configs["vanilla"])
     scenes = [domains.validation.decode(0), *(domains.target.decode(i) for i in range(0, len(domains.target), 3))]
-    assert found["networks"].tolist() == list(configs) and found["held_out"].tolist() == [0]
-    assert found["photos"].tolist() == list(range(0, len(domains.target), 3))
-    for config, maps in zip(configs.values(), found["maps"], strict=True):
+    assert arrays["networks"].tolist() == list(configs) and arrays["held_out"].tolist() == [0]
+    assert arrays["photos"].tolist() == list(range(0, len(domains.target), 3))
+    for config, maps in zip(configs.values(), arrays["maps"], strict=True):
         network = trained(config)
         for (image, _), answered in zip(scenes, maps, strict=True):
             with torch.inference_mode():
                 logits = network(torch.from_numpy(image.transpose(2, 0, 1).copy())[None])[0]
             assert np.array_equal(answered, logits[0].argmax(0))
     drawn = plots.scenes(
-        ([*pair, m] for pair, m in zip(scenes, found["maps"][0], strict=True)), "abc", domains.target.classes
+        ([*pair, m] for pair, m in zip(scenes, arrays["maps"][0], strict=True)), "abc", domains.target.classes
     )
     assert len(drawn.axes) == 3 * len(scenes)
 
@@ -182,13 +183,13 @@ def test_the_figures_draw_what_is_kept(workplace) -> None:
     configs = toy("comparison", "vanilla", "guidance")
     drawn = plots.feature_maps(**pictures.embeddings(configs).arrays())
     assert [axis.get_title() for axis in drawn.axes] == ["ImageNet", "vanilla", "guidance"]
-    photos, kept = read_domains(configs["vanilla"]).target, pictures.attention(configs, count=3).arrays()
-    drawn = plots.heat_maps(photos, **kept)
+    photos, arrays = read_domains(configs["vanilla"]).target, pictures.attention(configs, count=3).arrays()
+    drawn = plots.heat_maps(photos, **arrays)
     rows = np.reshape(drawn.axes, (3, 4))
     for i, row in enumerate(rows):
-        assert [axis.get_title().split("\n")[-1] for axis in row] == kept["titles"][i].tolist()
+        assert [axis.get_title().split("\n")[-1] for axis in row] == arrays["titles"][i].tolist()
         assert np.array_equal(row[0].images[0].get_array(), photos.decode(4 + 8 * i))
-        for axis, coarse in zip(row[1:], kept["maps"][:, i], strict=True):
+        for axis, coarse in zip(row[1:], arrays["maps"][:, i], strict=True):
             photo, heat = axis.images
             assert np.array_equal(heat.get_array(), coarse) and heat.get_extent() == photo.get_extent()
     plots.plt.close("all")
@@ -196,15 +197,15 @@ def test_the_figures_draw_what_is_kept(workplace) -> None:
 
 def test_images_that_cannot_be_read_are_replaced_by_what_says_how_to_get_them(workplace) -> None:
     domains = read_domains(make_config(PROFILES["cartoon"]))
-    kept = {"networks": ["ImageNet"], "maps": np.zeros((1, 1, 4, 4)), "titles": [["dog", "beagle"]]}
-    shown = [
+    arrays = {"networks": ["ImageNet"], "maps": np.zeros((1, 1, 4, 4)), "titles": [["dog", "beagle"]]}
+    outputs = [
         pages.pictured(plots.gallery, domains.source),
-        pages.pictured(plots.heat_maps, domains.target, chosen=np.array([3]), **kept),
+        pages.pictured(plots.heat_maps, domains.target, chosen=np.array([3]), **arrays),
     ]
-    for said in shown:
-        assert isinstance(said, Markdown) and "run `python data_scripts/pacs.py`" in said.data
+    for output in outputs:
+        assert isinstance(output, Markdown) and "run `python data_scripts/pacs.py`" in output.data
         assert (
-            str(workplace.data) not in said.data and " data/pacs/" in said.data
+            str(workplace.data) not in output.data and " data/pacs/" in output.data
         )  # of this machine a page says nothing
     assert plots.plt.get_fignums() == []
     photos = read_domains(make_config(PROFILES["toy"])).target
@@ -266,8 +267,8 @@ def test_the_command_makes_what_is_missing_of_runs_that_have_records(workplace, 
 
 def test_the_command_says_which_data_are_missing_and_makes_the_rest(workplace, monkeypatch) -> None:
     missing = Shown(("cartoon",), ("imagenet",), (pictures.answers,))
-    there = Shown(("toy",), ("vanilla",), (pictures.attention,))
-    monkeypatch.setattr(pictures, "SHOWN", {"oracle": missing, "comparison": there})
+    present = Shown(("toy",), ("vanilla",), (pictures.attention,))
+    monkeypatch.setattr(pictures, "SHOWN", {"oracle": missing, "comparison": present})
     monkeypatch.setattr("asg.records.find", lambda config: {})
     result = CliRunner().invoke(app, ["figures"])
     assert result.exit_code and "1 of 2 figures are missing" in str(result.exception)

@@ -17,8 +17,8 @@ GREY[0, :2] = 0, 255
 COLOUR = np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
 
-def written(folder: Path, name: str, image: Image.Image, **how: object) -> Path:
-    image.save(folder / name, **how)
+def written(folder: Path, name: str, image: Image.Image, **options: object) -> Path:
+    image.save(folder / name, **options)
     return folder / name
 
 

@@ -48,10 +48,10 @@ def test_a_package_is_fetched_once_by_its_client_or_the_second_one(tmp_path: Pat
         downloads.mkdir()
         with caplog.at_level(logging.INFO, "asg"):
             assert obtain(made, None, downloads).read_text() == "whole"
-            (told,) = caplog.messages
-            assert told.startswith("fetching the things")
+            (message,) = caplog.messages
+            assert message.startswith("fetching the things")
             obtain(made, None, downloads)
-            assert caplog.messages == [told]
+            assert caplog.messages == [message]
         caplog.clear()
         assert [p.name for p in downloads.iterdir()] == ["things.whl"]
 

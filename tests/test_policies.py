@@ -139,11 +139,11 @@ def test_a_resnet_in_seven_parts_is_the_papers():
 @pytest.mark.parametrize("parts", [1, 2, 3, 5, 7, 12])
 def test_parts_are_consecutive_whole_and_nearly_even(parts: int):
     groups = [*(f"g{k}" for k in range(11)), "head"]
-    found = partition(groups, parts)
-    assert [name for part in found for name in part] == groups and len(found) == parts
+    partitioned = partition(groups, parts)
+    assert [name for part in partitioned for name in part] == groups and len(partitioned) == parts
     if parts > 1:
-        sizes = [len(part) for part in found[:-1]]
-        assert found[-1] == ["head"] and max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)
+        sizes = [len(part) for part in partitioned[:-1]]
+        assert partitioned[-1] == ["head"] and max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)
 
 
 # --- in real runs -------------------------------------------------------------------------------------------------
@@ -200,7 +200,7 @@ def test_a_run_under_a_policy_resumes_to_the_same_record(workplace, sampled):
     """Stopped between two decisions and within a window: memory, draws and ratios go on."""
     policy = str(policy_file(workplace.data))
     config = toy({"kind": "learned", "policy": policy, "shortest": 3, "sampled": sampled}, steps=20, evaluations=5)
-    whole = run(config, fresh=True)
+    uninterrupted = run(config, fresh=True)
 
     def stop(evaluation: dict) -> None:
         if evaluation["step"] in (8, 12):
@@ -210,8 +210,8 @@ def test_a_run_under_a_policy_resumes_to_the_same_record(workplace, sampled):
         with pytest.raises(KeyboardInterrupt):
             run(config, on_evaluation=stop)
     resumed = run(config)
-    assert resumed["evaluations"] == whole["evaluations"] and resumed["decisions"] == whole["decisions"]
-    assert len({tuple(d["ratios"]) for d in whole["decisions"]}) > (1 if sampled else 0)
+    assert resumed["evaluations"] == uninterrupted["evaluations"] and resumed["decisions"] == uninterrupted["decisions"]
+    assert len({tuple(d["ratios"]) for d in uninterrupted["decisions"]}) > (1 if sampled else 0)
 
 
 def test_another_policy_in_the_same_file_is_another_key(workplace):
@@ -265,7 +265,7 @@ def test_another_task_takes_the_controller_as_it_is(workplace):
 @pytest.mark.parametrize("reward", reinforce.REWARDS)
 def test_meta_training_resumes_to_the_same_policy(workplace, reward):
     meta = policy_config("asg", "toy", {"reward": reward, "episodes": 3})
-    whole, at = train_policy(meta, workplace.runs / "whole", "cpu")
+    uninterrupted, progress = train_policy(meta, workplace.runs / "whole", "cpu")
 
     def stop(point: dict) -> None:
         if point["episode"] == 1:
@@ -274,12 +274,12 @@ def test_meta_training_resumes_to_the_same_policy(workplace, reward):
     with pytest.raises(KeyboardInterrupt):
         train_policy(meta, workplace.runs / "parts", "cpu", stop)
     resumed, again = train_policy(meta, workplace.runs / "parts", "cpu")
-    assert again.curve == at.curve and len(at.curve) == 3
-    for name, value in whole.state_dict().items():
+    assert again.curve == progress.curve and len(progress.curve) == 3
+    for name, value in uninterrupted.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
-    untrained = Policy(whole.spec, torch.Generator().manual_seed(meta.seed))
-    assert not torch.equal(whole.heads[0].weight, untrained.heads[0].weight)
-    assert torch.equal(whole.critic.weight, untrained.critic.weight)
+    untrained = Policy(uninterrupted.spec, torch.Generator().manual_seed(meta.seed))
+    assert not torch.equal(uninterrupted.heads[0].weight, untrained.heads[0].weight)
+    assert torch.equal(uninterrupted.critic.weight, untrained.critic.weight)
 
 
 def test_an_episodes_network_is_let_go(workplace, monkeypatch):
@@ -311,9 +311,9 @@ def test_meta_training_never_sees_a_photograph(workplace, monkeypatch):
 def test_an_episode_that_diverges_is_paid_the_worst_and_the_training_goes_on(workplace):
     meta = policy_config("asg", "toy", {"episodes": 2, "reward": "loss"})
     meta = meta.model_copy(update={"student": meta.student.model_copy(update={"lr": 1e30})})
-    _, at = train_policy(meta, workplace.runs, "cpu")
-    assert [p["held_task"] for p in at.curve] == [None, None]
-    assert [p["reward"] for p in at.curve] == [None, None]  # at once, in the first window, which nobody chose
+    _, progress = train_policy(meta, workplace.runs, "cpu")
+    assert [p["held_task"] for p in progress.curve] == [None, None]
+    assert [p["reward"] for p in progress.curve] == [None, None]  # at once, in the first window, which nobody chose
 
 
 def test_the_search_is_sorted_by_the_held_out_loss_and_resumes(workplace):
@@ -378,10 +378,10 @@ def test_a_kept_policy_says_how_it_was_trained_and_was_paid_better_in_the_end(pa
 def test_a_kept_search_cost_what_its_policy_cost(path):
     """It is of the policy's own episodes, as many of them, and the best trial on held-out renders is the first."""
     profile, _, name = path.stem.removesuffix("-search").partition("-")
-    kept, declared = json.loads(path.read_text()), policy_config(name, profile)
-    assert MetaConfig(**kept["meta"]) == declared
-    assert sorted(t["episode"] for t in kept["trials"]) == list(range(declared.episodes))
-    losses = [t["held_task"] + declared.student.guidance * t["held_guidance"] for t in kept["trials"]]
+    search, declared = json.loads(path.read_text()), policy_config(name, profile)
+    assert MetaConfig(**search["meta"]) == declared
+    assert sorted(t["episode"] for t in search["trials"]) == list(range(declared.episodes))
+    losses = [t["held_task"] + declared.student.guidance * t["held_guidance"] for t in search["trials"]]
     assert losses == sorted(losses)
 
 
@@ -495,16 +495,16 @@ cli.main()
 def test_the_command_killed_in_an_episode_goes_on_to_the_same_policy(workplace, spawn, monkeypatch):
     """Killed in the second of three episodes of twelve steps; the third process is never interrupted."""
     monkeypatch.setenv("ASG_POLICIES", str(workplace.data / "policies"))
-    found = []
+    policies = []
     for last in (17, 0, 0):
         process = spawn(KILLED, last)
         out, err = process.communicate(timeout=120)
         assert process.returncode == (-signal.SIGKILL if last else 0), err
         episodes = [line.split(":")[0] for line in out.splitlines() if line.startswith("episode")]
-        assert episodes == {17: ["episode 0"]}.get(last, ["episode 1", "episode 2"] if not found else episodes)
+        assert episodes == {17: ["episode 0"]}.get(last, ["episode 1", "episode 2"] if not policies else episodes)
         if not last:
             assert "toy-asg.safetensors" in out
-            found.append(load_policy(workplace.data / "policies" / "toy-asg.safetensors"))
-    (resumed, card), (whole, other) = found
-    assert all(torch.equal(v, whole.state_dict()[k]) for k, v in resumed.state_dict().items())
+            policies.append(load_policy(workplace.data / "policies" / "toy-asg.safetensors"))
+    (resumed, card), (uninterrupted, other) = policies
+    assert all(torch.equal(v, uninterrupted.state_dict()[k]) for k, v in resumed.state_dict().items())
     assert card["curve"] == other["curve"] and len(card["curve"]) == 3

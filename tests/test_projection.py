@@ -97,12 +97,12 @@ def test_tpgm_projects_at_the_end_of_every_pass_and_of_the_training(workplace, m
 @pytest.mark.parametrize("norm", ["l2", "mars"])
 def test_ftps_gradient_is_that_of_the_loss_in_the_radius(norm):
     """On L(θ) = c · θ, whose gradient c is the same everywhere."""
-    how, slope = Project(kind="ftp", norm=norm, rate=0.01), random(4, 3, seed=5)
+    project, slope = Project(kind="ftp", norm=norm, rate=0.01), random(4, 3, seed=5)
     weight = nn.Parameter(torch.zeros(4, 3))
     made = FTP.__new__(FTP)
     nothing = {"parameters": {"w": weight}, "start": {"w": torch.zeros(4, 3)}, "held_back": {"w": torch.zeros(4, 3)}}
-    made.__dict__.update(how=how, radii=nn.Parameter(torch.zeros(1)), begun=False, **nothing)
-    made.adam = torch.optim.Adam([made.radii], lr=how.rate)
+    made.__dict__.update(project=project, radii=nn.Parameter(torch.zeros(1)), begun=False, **nothing)
+    made.adam = torch.optim.Adam([made.radii], lr=project.rate)
     learned = []
     made.learn = lambda gradient, largest: learned.append(gradient.item())
     weight.grad = slope

@@ -39,12 +39,12 @@ def rounded(seed: int, n: int, classes: int) -> torch.Tensor:
 
 
 def thresholds_in_plain_python(p: torch.Tensor, portion: float) -> list[float]:
-    found = []
+    per_class = []
     for c in range(p.shape[1]):
         mine = sorted((max(row) for row in p.tolist() if row.index(max(row)) == c), reverse=True)
         rank = int(portion * len(mine))
-        found.append(mine[rank - 1] if rank else 1.0)
-    return found
+        per_class.append(mine[rank - 1] if rank else 1.0)
+    return per_class
 
 
 def one_hot(labels: torch.Tensor, classes: int) -> torch.Tensor:
@@ -58,10 +58,10 @@ def thresholds(p: torch.Tensor, portion: float) -> torch.Tensor:
 
 
 def histograms(p: torch.Tensor, batches: int = 1) -> ConfidenceHistograms:
-    found = ConfidenceHistograms(p.shape[1])
+    streamed = ConfidenceHistograms(p.shape[1])
     for part in p.chunk(batches):
-        found.add(*part.max(1))
-    return found
+        streamed.add(*part.max(1))
+    return streamed
 
 
 # --- thresholds ---------------------------------------------------------------------------------------------------
@@ -79,11 +79,11 @@ def test_a_case_by_hand_with_ties_a_class_too_rare_and_a_class_never_predicted()
     confidence = torch.tensor([0.9, 0.6, 0.8, 0.8, 0.7, 0.95])
     predicted = torch.tensor([0, 0, 0, 0, 0, 1])
     # Class 0: rank ⌊.4 · 5⌋ = 2 of .9 .8 .8 .7 .6. Class 1: ⌊.4 · 1⌋ = 0. Class 2: none.
-    found = class_thresholds(confidence, predicted, 3, 0.4)
-    assert torch.equal(found, torch.tensor([0.8, 1.0, 1.0]))
+    per_class = class_thresholds(confidence, predicted, 3, 0.4)
+    assert torch.equal(per_class, torch.tensor([0.8, 1.0, 1.0]))
     p = torch.stack((confidence, 1 - confidence, torch.zeros(6)), 1)
     p[5] = p[5, [1, 0, 2]]
-    assert hard_labels(p, found).tolist() == [
+    assert hard_labels(p, per_class).tolist() == [
         0,
         UNLABELLED,
         0,
@@ -140,18 +140,18 @@ def test_streamed_thresholds_are_the_exact_ones_up_to_the_resolution(scale: floa
     streamed = histograms(p, batches=5)
     pixels = p.movedim(1, -1).flatten(0, -2)  # (N · H · W, C)
     for portion in PORTIONS:
-        exact, found = thresholds(pixels, portion).double(), streamed.thresholds(portion)
-        assert bool((found <= exact).all())
-        assert bool(((1 - found) <= torch.maximum((1 - exact) * 1.0007, (1 - exact) + 2**-24)).all())
+        exact, approximate = thresholds(pixels, portion).double(), streamed.thresholds(portion)
+        assert bool((approximate <= exact).all())
+        assert bool(((1 - approximate) <= torch.maximum((1 - exact) * 1.0007, (1 - exact) + 2**-24)).all())
 
 
 def test_streamed_thresholds_are_exact_for_the_surest_values_of_float32():
     """The 512 values below 1 have a bin of their own each, whose lower edge is less than half a step away."""
     confidence = 1 - torch.arange(512, dtype=torch.float32) * 2**-24
-    found = ConfidenceHistograms(1)
-    found.add(confidence, torch.zeros(512, dtype=torch.long))
+    streamed = ConfidenceHistograms(1)
+    streamed.add(confidence, torch.zeros(512, dtype=torch.long))
     for rank in range(1, 513):
-        assert torch.equal(found.thresholds(rank / 512).float(), confidence[rank - 1 : rank])
+        assert torch.equal(streamed.thresholds(rank / 512).float(), confidence[rank - 1 : rank])
 
 
 def test_streamed_thresholds_do_not_depend_on_the_batches():
@@ -166,16 +166,16 @@ def test_streamed_thresholds_do_not_depend_on_the_batches():
 def test_streamed_thresholds_select_what_the_exact_ones_do_and_little_more():
     p = answers(7, 40, 3, 16, 16, scale=1.0, dtype=torch.float32)
     exact = hard_labels(p, thresholds(p.movedim(1, -1).flatten(0, -2), 0.2)) != UNLABELLED
-    found = hard_labels(p, histograms(p).thresholds(0.2)) != UNLABELLED
-    assert bool(found[exact].all())
-    assert 0 <= int((found & ~exact).sum()) <= 0.01 * int(exact.sum())
+    selected = hard_labels(p, histograms(p).thresholds(0.2)) != UNLABELLED
+    assert bool(selected[exact].all())
+    assert 0 <= int((selected & ~exact).sum()) <= 0.01 * int(exact.sum())
 
 
 def test_confidences_that_rounding_puts_above_1_count_as_1():
-    found = ConfidenceHistograms(2)
-    found.add(torch.tensor([1.0 + 2**-23, 0.5]), torch.tensor([1, 1]))
-    assert found.thresholds(0.5).tolist() == [1.0, 1.0]
-    assert found.thresholds(1.0).tolist() == [1.0, 0.5]
+    streamed = ConfidenceHistograms(2)
+    streamed.add(torch.tensor([1.0 + 2**-23, 0.5]), torch.tensor([1, 1]))
+    assert streamed.thresholds(0.5).tolist() == [1.0, 1.0]
+    assert streamed.thresholds(1.0).tolist() == [1.0, 0.5]
 
 
 # --- hard labels --------------------------------------------------------------------------------------------------
@@ -262,22 +262,22 @@ def cost(y: np.ndarray, p: np.ndarray, lam: np.ndarray, alpha: float) -> float:
 
 
 def best_on_the_simplex(p: np.ndarray, lam: np.ndarray, alpha: float) -> np.ndarray:
-    found = minimize(
+    optimum = minimize(
         lambda y: -(y * np.log(p / lam)).sum() + alpha * (y * np.log(y)).sum(), np.full(len(p), 1 / len(p)),
         jac=lambda y: -np.log(p / lam) + alpha * (np.log(y) + 1), method="SLSQP", bounds=[(1e-12, 1)] * len(p),
         constraints={"type": "eq", "fun": lambda y: y.sum() - 1, "jac": lambda y: np.ones_like(y)},
         options={"ftol": 1e-14, "maxiter": 500},
     )  # fmt: skip
-    assert found.success
-    return found.x
+    assert optimum.success
+    return optimum.x
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.25, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("lam", [[0.9, 0.9, 0.9, 0.9], [0.99, 0.6, 0.3, 1.0], [1.0, 1.0, 1.0, 1.0]])
 def test_soft_labels_are_the_optimum_of_the_papers_problem(alpha: float, lam: list[float]):
     p = answers(13, 25, 4, scale=2.5)
-    found, selected = soft_labels(p, torch.tensor(lam).double(), alpha).numpy(), 0
-    for row, y in zip(p.numpy(), found, strict=True):
+    labels, selected = soft_labels(p, torch.tensor(lam).double(), alpha).numpy(), 0
+    for row, y in zip(p.numpy(), labels, strict=True):
         best = best_on_the_simplex(row, np.array(lam), alpha)
         least = cost(best, row, np.array(lam), alpha)
         if abs(least) < 1e-6:  # α = 1, λ = 1: any probabilities cost exactly 0
@@ -452,7 +452,7 @@ def test_of_300_classes_number_255_is_selected_learned_and_counted_like_any_othe
     labels = hard_labels(p, lam)
     assert labels.tolist() == [255, 255, UNLABELLED, UNLABELLED]
     matrix = selection_matrix(labels, torch.tensor([255, 7, 299, UNLABELLED]), 300)
-    assert {tuple(at): int(matrix[tuple(at)]) for at in matrix.nonzero().tolist()} == {
+    assert {tuple(entry): int(matrix[tuple(entry)]) for entry in matrix.nonzero().tolist()} == {
         (255, 255): 1, (7, 255): 1, (299, 300): 1,
     }  # fmt: skip
     x = torch.zeros(4, 300, dtype=torch.float64, requires_grad=True)

@@ -87,15 +87,15 @@ def test_a_policy_sees_the_mean_of_each_window_and_its_ratios_hold_for_the_next(
 
 def test_losses_may_be_given_elsewhere_and_in_pieces(policy: Path):
     (_, first), (_, second) = two_layers(), two_layers()
-    whole = LayerwiseRates(first, str(policy), 40)
+    at_once = LayerwiseRates(first, str(policy), 40)
     pieces = LayerwiseRates(second, str(policy), 40)
     for step in range(40):
         first.step(), second.step()
-        whole.step(task=2.0 / (step + 1), guidance=0.1 * step)
+        at_once.step(task=2.0 / (step + 1), guidance=0.1 * step)
         for share in (0.5, 1.5):
             pieces.observe(task=share * 2.0 / (step + 1), guidance=torch.tensor(share * 0.1 * step))
         pieces.step()
-        assert whole.get_last_lr() == pieces.get_last_lr(), step
+        assert at_once.get_last_lr() == pieces.get_last_lr(), step
 
 
 @pytest.mark.parametrize("kind", ["hand-tuned", "random", "random once", "learned"])
@@ -163,15 +163,15 @@ def test_a_plain_loop_takes_the_steps_of_the_trainers_run(workplace, tmp_path: P
         made = Policy(Spec(groups=3), torch.Generator().manual_seed(1))
         save_policy(made, {}, tmp_path / "three.safetensors")
         control = {**control, "policy": str(tmp_path / "three.safetensors")}
-    how = {"control": {**control, "schedule": True, "shortest": 3}} if control else {"backbone_factor": 1.0}
-    config = make_config(toy, {"guidance": 0.1, "steps": 12, "warmup": 2, **how})
+    overrides = {"control": {**control, "schedule": True, "shortest": 3}} if control else {"backbone_factor": 1.0}
+    config = make_config(toy, {"guidance": 0.1, "steps": 12, "warmup": 2, **overrides})
     record = run(config)
 
     student, source = build(config, 3), read_domains(config).source
-    whole = nn.Sequential(student.backbone, student.task_head)
+    network = nn.Sequential(student.backbone, student.task_head)
     normalised = [(source[k][1][None].float() - student.mean) / student.std for k in range(len(source))]
     guide = ProxyGuidance(student.backbone, weight=0.1, head=student.kept_head)
-    groups = parameter_groups(whole, head="1", alone=bool(control) and not learned)
+    groups = parameter_groups(network, head="1", alone=bool(control) and not learned)
     optimiser = ReferenceSGD(groups, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
     name = control["policy"] if learned else control["kind"] if control else "hand-tuned"
     rates = LayerwiseRates(
@@ -181,7 +181,7 @@ def test_a_plain_loop_takes_the_steps_of_the_trainers_run(workplace, tmp_path: P
     for indices in StepSampler(len(source), config.batch, config.seed, 0, 12):
         x, labels = torch.cat([normalised[i] for i in indices]), source.labels[indices]
         x = x.contiguous(memory_format=torch.channels_last)
-        task, guidance = F.cross_entropy(whole(x), labels), guide(x)
+        task, guidance = F.cross_entropy(network(x), labels), guide(x)
         optimiser.zero_grad()
         (task + guidance).backward()
         optimiser.step()

@@ -111,12 +111,12 @@ def test_a_finished_run_leaves_its_network_and_no_checkpoint(workplace):
 
 
 def test_fresh_trains_again_and_leaves_the_records_alone(workplace, monkeypatch):
-    kept = run(toy())
+    recorded = run(toy())
     before = records.records_path(toy()).read_bytes()
     steps = []
     fresh = run(toy(), fresh=True, on_evaluation=lambda e: steps.append(e["step"]))
     assert steps == [0, 4, 8]
-    assert timeless(fresh) == timeless(kept)
+    assert timeless(fresh) == timeless(recorded)
     assert records.records_path(toy()).read_bytes() == before
     run(toy(seed=1), fresh=True)
     assert records.records_path(toy()).read_bytes() == before
@@ -382,8 +382,8 @@ def test_the_check_of_the_committed_records_finds(workplace, change, fault):
     path = records.records_path(toy())
     rows = change([json.loads(line) for line in path.read_text().splitlines()])
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    found = faults(workplace.results)
-    assert (found == []) if fault is None else any(fault in f for f in found), found
+    messages = faults(workplace.results)
+    assert (messages == []) if fault is None else any(fault in f for f in messages), messages
 
 
 def test_the_check_of_the_committed_records_sees_a_raised_version(workplace, monkeypatch):

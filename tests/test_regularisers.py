@@ -29,22 +29,22 @@ def softmax_regression(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_fisher_of_one_draw_is_the_squared_gradient_of_its_logarithm():
     """Softmax regression: the gradient of log p(y) by the weights is (onehot(y) − p) ⊗ x."""
     weight, x = softmax_regression(0)
-    (found,) = fisher([weight], [lambda i=i: weight @ x[i] for i in range(5)], generator(7))
+    (estimated,) = fisher([weight], [lambda i=i: weight @ x[i] for i in range(5)], generator(7))
     draws, expected = generator(7), torch.zeros(3, 4)
     for row in x:
         p = (weight @ row).softmax(0).detach()
         y = torch.multinomial(p, 1, generator=draws)
         expected += ((nn.functional.one_hot(y[0], 3) - p)[:, None] * row).square() / 5
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(estimated, expected)
 
 
 def test_the_fisher_approaches_its_expectation():
     """E over the labels: p(1 − p) ⊗ x². With 20,000 draws of one image the standard error is under .01 of x²."""
     weight, x = softmax_regression(2)
-    (found,) = fisher([weight], [lambda: weight @ x[0]] * 20_000, generator())
+    (estimated,) = fisher([weight], [lambda: weight @ x[0]] * 20_000, generator())
     p = (weight @ x[0]).softmax(0).detach()
     torch.testing.assert_close(
-        found, (p * (1 - p))[:, None] * x[0].square(), atol=0.03 * float(x[0].square().max()), rtol=0
+        estimated, (p * (1 - p))[:, None] * x[0].square(), atol=0.03 * float(x[0].square().max()), rtol=0
     )
 
 
@@ -81,8 +81,8 @@ def test_the_path_integral_adds_up_to_the_change_of_the_loss():
 
 def test_a_weight_that_lowered_the_old_loss_has_no_importance_and_damping_bounds_it():
     omega, moved = torch.tensor([-1.0, 1.0, 1.0]), torch.tensor([1.0, 0.0, 2.0])
-    (found,) = path_importance([omega], [moved], 0.3)  # ξ = .3 · mean of 1, 0, 4 = .5
-    torch.testing.assert_close(found, torch.tensor([0.0, 2.0, 1 / 4.5]))
+    (importance,) = path_importance([omega], [moved], 0.3)  # ξ = .3 · mean of 1, 0, 4 = .5
+    torch.testing.assert_close(importance, torch.tensor([0.0, 2.0, 1 / 4.5]))
 
 
 def test_importances_of_mean_one_keep_their_ratios():
@@ -91,8 +91,8 @@ def test_importances_of_mean_one_keep_their_ratios():
 
 
 def test_no_importance_is_above_the_cap():
-    (found,) = of_mean_one([torch.cat([torch.zeros(9999), torch.ones(1)])])
-    assert float(found.max()) == regularisers.CAP < 10_000
+    (importance,) = of_mean_one([torch.cat([torch.zeros(9999), torch.ones(1)])])
+    assert float(importance.max()) == regularisers.CAP < 10_000
 
 
 def toy(kind: str, strength: float = 0.5):

@@ -52,7 +52,7 @@ def test_the_centre_of_the_resized_photograph_is_seen(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("break_it", "told"),
+    ("break_it", "message"),
     [
         (lambda f: (f / "labels.csv").unlink(), r"is not at .* \(0 class folders of 1,000\): unpack the set with"),
         (lambda f: (f / "3.JPEG").unlink(), "line 5: no such file"),
@@ -64,9 +64,9 @@ def test_the_centre_of_the_resized_photograph_is_seen(tmp_path):
         (lambda f: (f / "labels.csv").write_text("name\n0.JPEG\n"), "line 2: no such file"),
     ],
 )
-def test_a_wrong_layout_is_a_sentence(tmp_path, break_it, told):
+def test_a_wrong_layout_is_a_sentence(tmp_path, break_it, message):
     break_it(photos_with_labels(tmp_path / "few"))
-    with pytest.raises(AsgError, match=told):
+    with pytest.raises(AsgError, match=message):
         imagenet.load(tmp_path / "few", 32)
 
 
@@ -94,14 +94,14 @@ def test_a_run_is_measured_once_and_the_answers_are_its_networks(workplace, tmp_
     printed = CliRunner().invoke(app, arguments).stdout
     assert "  ImageNet: top-1 " in printed and printed.rstrip().endswith("of 6")
     config = get("guidance").config("toy", "small_proxy", 0)
-    kept = json.loads(remembering.path_of(config).read_text())
+    remembered = json.loads(remembering.path_of(config).read_text())
     photos = imagenet.load(folder, remembering.SIZE)
     network = remembering.trained(config).eval()
     with torch.inference_mode():
         logits = network.imagenet_logits(photos.batch(range(6)))
     first = [int(logits[k].argmax()) == 100 * k for k in range(6)]
     five = [100 * k in logits[k].argsort(descending=True)[:5].tolist() for k in range(6)]
-    assert (kept["top1"], kept["top5"]) == pytest.approx((sum(first) / 6, sum(five) / 6))
+    assert (remembered["top1"], remembered["top5"]) == pytest.approx((sum(first) / 6, sum(five) / 6))
     before = remembering.path_of(config).stat().st_mtime_ns
     assert CliRunner().invoke(app, arguments).stdout == printed
     assert remembering.path_of(config).stat().st_mtime_ns == before

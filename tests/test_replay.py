@@ -54,10 +54,10 @@ def test_a_resumed_run_keeps_its_first_losses(workplace):
         if evaluation["step"] == 5:
             raise KeyboardInterrupt
 
-    whole = run(config, fresh=True, device="cpu")
+    uninterrupted = run(config, fresh=True, device="cpu")
     with pytest.raises(KeyboardInterrupt):
         run(config, device="cpu", on_evaluation=stop)
-    assert run(config, device="cpu")["first_losses"] == whole["first_losses"]
+    assert run(config, device="cpu")["first_losses"] == uninterrupted["first_losses"]
 
 
 def test_a_self_training_is_repeated_from_its_start(workplace, monkeypatch):
@@ -108,8 +108,8 @@ def test_renders_made_under_another_instruction_set_may_differ_by_more(workplace
     ],
 )  # fmt: skip
 def test_what_begins_where_another_processors_training_has_ended(change, cpu, device, elsewhere):
-    here = records.provenance()["cpu"]
-    record = {"config": {"adapt": None, "interpolate": None, **change}, "cpu": cpu or here, "device": device}
+    processor = records.provenance()["cpu"]
+    record = {"config": {"adapt": None, "interpolate": None, **change}, "cpu": cpu or processor, "device": device}
     assert replay.begins_elsewhere(record) is elsewhere
 
 

@@ -131,8 +131,8 @@ def test_of_unequal_classes_fewer_images_count_and_of_too_few_nothing_is_said():
 def test_a_row_a_class_has_its_interval_and_its_commonest_mistake_the_worst_first():
     confusion = torch.tensor([[5, 0, 3, 2], [0, 4, 0, 0], [6, 1, 1, 2], [0, 0, 0, 0]])
     rows = report.class_rows(confusion, ("apple", "boat", "cup", "dog"))
-    told = [(r.name, r.images, r.right, r.mistaken_for, r.times) for r in rows]
-    assert told == [
+    values = [(r.name, r.images, r.right, r.mistaken_for, r.times) for r in rows]
+    assert values == [
         ("cup", 10, 1, "apple", 6), ("apple", 10, 5, "cup", 3), ("boat", 4, 4, None, 0), ("dog", 0, 0, None, 0)
     ]  # fmt: skip
     assert rows[0].interval == report_warnings.wilson(1, 10) and rows[-1].interval is None
@@ -145,13 +145,13 @@ def test_the_matrix_of_a_few_classes_is_whole_and_of_many_its_worst():
     assert few.rows == [("a", [report.Cell(3, 0.75, True), report.Cell(1, 0.25, False)])]  # b has no images
     many = torch.diag(torch.full((100,), 10))
     many[40, [2, 41]], many[7, 8] = torch.tensor([5, 20]), 3
-    shown = report.shown_matrix(many, tuple(map(str, range(100))))
+    matrix = report.shown_matrix(many, tuple(map(str, range(100))))
     assert (
-        not shown.complete
-        and len(shown.columns) == report.WORST + 1
-        and {"7", "40"} <= {name for name, _ in shown.rows}
+        not matrix.complete
+        and len(matrix.columns) == report.WORST + 1
+        and {"7", "40"} <= {name for name, _ in matrix.rows}
     )
-    assert all(sum(c.images for c in cells) == int(many[int(name)].sum()) for name, cells in shown.rows)
+    assert all(sum(c.images for c in cells) == int(many[int(name)].sum()) for name, cells in matrix.rows)
     assert report.confused_pairs(many, tuple(map(str, range(100)))) == [
         ("40", "41", 20, 35), ("40", "2", 5, 35), ("7", "8", 3, 13)
     ]  # fmt: skip
@@ -180,8 +180,8 @@ def test_a_picture_whose_file_is_gone_is_its_name():
     data = replace(data, target=replace(data.target, decode=gone))
     soup = page(result([0, 1] * 10), settings(), data)
     assert not soup.select(".gallery img")
-    told = [one.get_text() for one in soup.select(".gallery .gone")]
-    assert len(told) == 12 and all(re.fullmatch(r"\d+\.png cannot be read any more", line) for line in told)
+    texts = [one.get_text() for one in soup.select(".gallery .gone")]
+    assert len(texts) == 12 and all(re.fullmatch(r"\d+\.png cannot be read any more", line) for line in texts)
 
 
 ENOUGH = [0, 1, 2] * 20
@@ -195,7 +195,7 @@ def test_a_good_run_has_no_warning():
 
 
 @pytest.mark.parametrize(
-    ("said", "done", "labels", "held"),
+    ("sentence", "done", "labels", "held"),
     [
         ("no better than guessing among 3 classes", result(ENOUGH, validation=0.4), ENOUGH, 30),
         ("and 90.0% were at step 100: choosing a step by them would be an oracle", result(ENOUGH, (0.3, 0.9, 0.5)), ENOUGH, 30),
@@ -204,10 +204,10 @@ def test_a_good_run_has_no_warning():
         ("Every target image is answered 'b'", result([1] * 60), ENOUGH, 30),
     ],
 )  # fmt: skip
-def test_what_a_reader_must_know_is_one_warning_in_both_pages(said: str, done: dict, labels: list[int], held: int):
+def test_what_a_reader_must_know_is_one_warning_in_both_pages(sentence: str, done: dict, labels: list[int], held: int):
     data = domains(("a", "b", "c"), labels, held)
     (warning,) = report_warnings.warnings_of(done, settings(), data)
-    assert said in warning and warning.endswith(".") and warning.count(". ") == 0
+    assert sentence in warning and warning.endswith(".") and warning.count(". ") == 0
     assert f"\nwarning: {warning}\n" in report.markdown(done, settings(), data)
     assert warning in words(page(done, settings(), data).find(attrs={"aria-label": "Warnings"}))
 
@@ -219,15 +219,15 @@ def test_many_rare_classes_are_counted():
 
 
 def test_the_early_warning_is_said_once_between_start_and_end(caplog):
-    told = report_warnings.watch(settings(steps=100), domains(("a", "b", "c"), None))
+    watching = report_warnings.watch(settings(steps=100), domains(("a", "b", "c"), None))
     for step, accuracy in ((0, 0.33), (25, 0.9), (50, 0.4), (75, 0.4), (100, 0.4)):
-        told({"step": step, "validation": accuracy})
+        watching({"step": step, "validation": accuracy})
         assert len(caplog.messages) == (step >= 50)
     assert caplog.messages[0].startswith("early warning: at step 50 of 100 held-out accuracy is 40.0% on 30 images")
     caplog.clear()
-    told = report_warnings.watch(settings(steps=100), domains(("a", "b", "c"), None))
+    watching = report_warnings.watch(settings(steps=100), domains(("a", "b", "c"), None))
     for step in (0, 100):
-        told({"step": step, "validation": 0.3})
+        watching({"step": step, "validation": 0.3})
     assert caplog.messages == []
 
 
@@ -239,11 +239,11 @@ def test_odd_names_are_escaped_and_nothing_is_asked_for_elsewhere():
     html.encode("utf-8")  # no half of a character is left
     soup = BeautifulSoup(html, "html.parser")
     assert outside(soup) == [] and not soup.find("i")
-    shown = ["<b>|&", r"b\xf6t", "tasse ☕", "$x_1$ {{ 1 }}"]
-    assert sorted(row[0] for row in table(soup, "Class by class")) == sorted(shown)
+    names = ["<b>|&", r"b\xf6t", "tasse ☕", "$x_1$ {{ 1 }}"]
+    assert sorted(row[0] for row in table(soup, "Class by class")) == sorted(names)
     assert table(soup, "Class by class")[0] == [r"b\xf6t", "12", "0.0%", "0.0% – 24.2%", "<b>|& (12)"]
     assert r"b\xf6t/1 <i>.png" in words(soup)
-    assert [row[0] for row in table(soup, "Confusion matrix")] == shown
+    assert [row[0] for row in table(soup, "Confusion matrix")] == names
     assert table(soup, "Confusion matrix")[1][1:] == ["12", "", "", ""]
     assert len(soup.select(".gallery img[src^='data:image/jpeg;base64,']")) == 24
 
@@ -259,9 +259,9 @@ def test_a_hundred_classes_are_shown_by_their_worst():
 
 
 def test_the_first_sentence_says_what_was_reached_of_how_many_images():
-    said = words(page(result(ENOUGH), settings(), domains(("a", "b", "c"), ENOUGH)).select_one(".answer"))
-    assert "On 30 held-out synthetic images the model reaches 90.0% (33.0% before training)" in said
-    assert "on 60 real target images 80.0% (30.0% before training)" in said
+    answer = words(page(result(ENOUGH), settings(), domains(("a", "b", "c"), ENOUGH)).select_one(".answer"))
+    assert "On 30 held-out synthetic images the model reaches 90.0% (33.0% before training)" in answer
+    assert "on 60 real target images 80.0% (30.0% before training)" in answer
 
 
 def test_without_a_labelled_target_its_sections_are_left_out():

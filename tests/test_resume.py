@@ -128,15 +128,15 @@ class Stopped(BaseException):
     """Like an interruption from the keyboard: nothing in the package may swallow it."""
 
 
-def run_and_stop(config: RunConfig, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Run until the objective is asked for the batch of step ``at``, with a checkpoint at every look."""
+def run_and_stop(config: RunConfig, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Run until the objective is asked for the batch of ``step``, with a checkpoint at every look."""
     make, calls = classification.make_objective, []
 
     def stopping(*arguments: object):
         objective = make(*arguments)
 
         def counted(*batch: object) -> dict:
-            if len(calls) == at:
+            if len(calls) == step:
                 raise Stopped
             calls.append(None)
             return objective(*batch)
@@ -151,24 +151,24 @@ def run_and_stop(config: RunConfig, monkeypatch: pytest.MonkeyPatch, at: int) ->
 
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize(
-    ("at", "kept"),
+    ("step", "saved_step"),
     [(0, 0), (9, 0), (10, 10), (16, 15), (24, 20), (29, 20)],
     ids=["first step", "before a look", "at a look", "after an evaluation", "at an epoch", "last step"],
 )
-def test_stopped(workplace, monkeypatch, arm, at, kept):
+def test_stopped(workplace, monkeypatch, arm, step, saved_step):
     """30 steps, evaluations at 15 and 30, looks every 10: wherever it stops, the end is the same."""
     config = toy(steps=30, evaluations=2, **ARMS[arm])
-    run_and_stop(config, monkeypatch, at)
-    assert checkpoint_step(config) == kept
+    run_and_stop(config, monkeypatch, step)
+    assert checkpoint_step(config) == saved_step
     assert timeless(run(config)) == timeless(uninterrupted(config))
 
 
 def test_stopped_again_and_again(workplace, monkeypatch):
     """Each attempt gets ten steps further; the losses that an evaluation averages over survive three stops."""
     config = toy(steps=40, evaluations=1, guidance=0.1)
-    for kept in (10, 20, 30):
+    for saved_step in (10, 20, 30):
         run_and_stop(config, monkeypatch, 10)
-        assert checkpoint_step(config) == kept
+        assert checkpoint_step(config) == saved_step
     resumed = run(config)
     expected = uninterrupted(config)
     assert resumed["final"]["train_guidance"] == expected["final"]["train_guidance"]

@@ -21,7 +21,7 @@ def image(path: Path) -> Path:
 
 def test_everything_below_is_an_image_or_left_out_with_its_reason(tmp_path: Path):
     root, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
-    shown = [image(root / name) for name in ("a.png", "b/B.JPG", "b/deeper/ünïcode ☃.webp")]
+    images = [image(root / name) for name in ("a.png", "b/B.JPG", "b/deeper/ünïcode ☃.webp")]
     linked = image(elsewhere / "linked.png")
     (root / "c").symlink_to(elsewhere, target_is_directory=True)
     (root / "d.png").symlink_to(linked)
@@ -35,15 +35,15 @@ def test_everything_below_is_an_image_or_left_out_with_its_reason(tmp_path: Path
     (root / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (root / "b" / "up").symlink_to(root, target_is_directory=True)
     os.mkfifo(root / "pipe.png")
-    found = images_below(root)
-    assert found.images == sorted([*shown, root / "c" / "linked.png", root / "d.png"])
-    reasons = {str(path.relative_to(root)): why for path, why in found.left_out.items()}
+    scan = images_below(root)
+    assert scan.images == sorted([*images, root / "c" / "linked.png", root / "d.png"])
+    reasons = {str(path.relative_to(root)): why for path, why in scan.left_out.items()}
     assert reasons == {
         ".thumbnails": HIDDEN, "b/.hidden.png": HIDDEN, "Thumbs.db": HIDDEN, "__MACOSX": HIDDEN, "e.HEIC": NO_IMAGE,
         "notes.txt": NO_IMAGE, "README": NO_IMAGE, "pipe.png": NO_IMAGE, "gone.png": NOTHING, "b/up": CIRCLE,
     }  # fmt: skip
-    assert str(found).startswith("5 images; left out: 1 × a link in a circle, 1 × a link to nothing, 4 × hidden")
-    assert "1 × no image that can be read here (.heic)" in str(found) and "(README)" in str(found)
+    assert str(scan).startswith("5 images; left out: 1 × a link in a circle, 1 × a link to nothing, 4 × hidden")
+    assert "1 × no image that can be read here (.heic)" in str(scan) and "(README)" in str(scan)
     assert str(images_below(root / "b" / "deeper")) == "1 images"
 
 

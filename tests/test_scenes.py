@@ -68,7 +68,7 @@ def test_a_label_is_the_class_whose_colour_the_pixel_has(drawn, name):
     """Objects have one colour a class, the ground is white, so that labels can be read off the image."""
     scene_set = getattr(scenes.load(drawn, SIZE, Rendering(ground="white", backdrop="white")), name)
     level = LEVELS[{"source": "train", "validation": "validation", "target": "test"}[name]]
-    told = 0
+    explained = 0
     for i in range(25):
         image, labels = scene_set.decode(i)
         assert (image.shape, labels.shape) == ((SIZE, SIZE, 3), (SIZE, SIZE))
@@ -78,18 +78,18 @@ def test_a_label_is_the_class_whose_colour_the_pixel_has(drawn, name):
         for label, name in enumerate(CLASSES, 1):
             seen = of_colour(image, colour_of(label, level))
             assert (labels[seen] == GROUP[name]).all()
-            told += seen.sum()
-        told += plain.sum()
-    assert told > 0.85 * 25 * SIZE**2, "all but the edges is one colour"
+            explained += seen.sum()
+        explained += plain.sum()
+    assert explained > 0.85 * 25 * SIZE**2, "all but the edges is one colour"
 
 
 def test_a_pixel_belongs_to_an_object_where_its_alpha_is_above_one_half():
     """Pasted in white on black, an object's pixels are its alpha."""
     ramp = Image.new("RGBA", (64, 8), "white")
     ramp.putalpha(Image.fromarray(np.tile(np.linspace(0, 255, 64).round().astype(np.uint8), (8, 1))))
-    for share, at in ((1.0, (0, 0)), (0.5, (0.3, 0.9)), (0.8, (1.0, 0.5))):
-        alpha = mini.paste(ramp, Image.new("RGB", (64, 64)), share, at)[..., 0]
-        mask = scenes.mask_of(ramp, 64, share, at)
+    for share, position in ((1.0, (0, 0)), (0.5, (0.3, 0.9)), (0.8, (1.0, 0.5))):
+        alpha = mini.paste(ramp, Image.new("RGB", (64, 64)), share, position)[..., 0]
+        mask = scenes.mask_of(ramp, 64, share, position)
         assert mask.dtype == bool and np.array_equal(mask, alpha > 127.5)
         assert 0.4 < mask.sum() / (64 * share * 8 * share) < 0.6
 

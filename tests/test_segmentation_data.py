@@ -38,10 +38,10 @@ def a_set(decode=coordinates, augmentation: Augmentation | None = None, count: i
 # --- what an index gives ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", [3, (3, 7)], ids=["an index", "a draw of a set that is not augmented"])
-def test_a_pair_is_given_whole(at):
+@pytest.mark.parametrize("key", [3, (3, 7)], ids=["an index", "a draw of a set that is not augmented"])
+def test_a_pair_is_given_whole(key):
     pairs = a_set()
-    index, image, labels = pairs[at]
+    index, image, labels = pairs[key]
     assert (len(pairs), index) == (5, 3)
     assert (image.shape, image.dtype) == ((3, HEIGHT, WIDTH), torch.uint8)
     assert (labels.shape, labels.dtype) == ((HEIGHT, WIDTH), torch.int64)
@@ -53,10 +53,10 @@ def test_an_index_of_an_augmented_set_is_whole_too():
 
 
 def test_tensors_do_not_share_memory_with_what_was_decoded():
-    kept = coordinates(0)
-    _, image, labels = a_set(lambda _: kept)[0]
+    decoded = coordinates(0)
+    _, image, labels = a_set(lambda _: decoded)[0]
     image.zero_(), labels.zero_()
-    assert kept[0].max() > 0 and kept[1].max() > 0
+    assert decoded[0].max() > 0 and decoded[1].max() > 0
 
 
 def test_domains_have_another_fingerprint_when_a_set_has():
@@ -94,16 +94,16 @@ def scaled(image: np.ndarray, labels: np.ndarray, scale: float) -> tuple[np.ndar
 
 def windows(image: np.ndarray, labels: np.ndarray, crop: int, scales: tuple[float, ...]) -> dict[tuple, tuple]:
     """Every (mirror, scale, top, left) → image and labels in that window."""
-    found = {}
+    by_window = {}
     for mirror in (False, True):
         for scale in scales:
             pair = (image[:, ::-1], labels[:, ::-1]) if mirror else (image, labels)
             pixels, ids = scaled(*pair, scale)
             for top in range(len(ids) - crop + 1):
                 for left in range(len(ids[0]) - crop + 1):
-                    at = np.s_[top : top + crop, left : left + crop]
-                    found[mirror, scale, top, left] = (pixels[at], ids[at])
-    return found
+                    window = np.s_[top : top + crop, left : left + crop]
+                    by_window[mirror, scale, top, left] = (pixels[window], ids[window])
+    return by_window
 
 
 def test_every_draw_is_one_window_of_the_scaled_pair_and_all_kinds_of_windows_occur():
@@ -189,10 +189,10 @@ def test_a_batch_has_the_usual_images_each_with_its_step():
 
 def test_a_resumed_run_sees_the_same_crops():
     pairs = a_set(noise, Augmentation(crop=12, seed=9), count=10)
-    whole = list(DataLoader(pairs, batch_sampler=Draws(10, 3, 5, 0, 8)))
+    uninterrupted = list(DataLoader(pairs, batch_sampler=Draws(10, 3, 5, 0, 8)))
     resumed = list(DataLoader(pairs, batch_sampler=Draws(10, 3, 5, 5, 8)))
     assert len(resumed) == 3
-    for (i, x, y), (j, u, v) in zip(whole[5:], resumed, strict=True):
+    for (i, x, y), (j, u, v) in zip(uninterrupted[5:], resumed, strict=True):
         assert torch.equal(i, j) and torch.equal(x, u) and torch.equal(y, v)
     assert (x.shape, y.shape, y.dtype) == ((3, 3, 12, 12), (3, 12, 12), torch.int64)
 

@@ -32,8 +32,8 @@ HOW = {"CBST": {}, "MRKLD": {"mrkld": 0.1}, "LRENT": {"lrent": 0.25}, "both": {"
 DATA = {"images": {"data": "toy"}, "scenes": {"data": "toy-scenes", "batch": 4, "lr": 0.001}}
 
 
-def adapting(data: str = "images", **how: object) -> RunConfig:
-    return make_config(PROFILES["toy"], DATA[data], {"adapt": {**ADAPT, **how}})
+def adapting(data: str = "images", **settings: object) -> RunConfig:
+    return make_config(PROFILES["toy"], DATA[data], {"adapt": {**ADAPT, **settings}})
 
 
 class Table(nn.Module):
@@ -60,7 +60,7 @@ def target(answers) -> list:
 @pytest.mark.parametrize("kind", [StepSampler, Draws])
 def test_a_batch_is_half_source_and_half_target(kind):
     batches = list(Halves(kind, kind, 9, 15, 6, 3, 0, 9))
-    pairs = [[at if isinstance(at, tuple) else (at, None) for at in batch] for batch in batches]
+    pairs = [[key if isinstance(key, tuple) else (key, None) for key in batch] for batch in batches]
     assert all(sorted(i >= 9 for i, _ in batch) == [False] * 3 + [True] * 3 for batch in pairs)
     assert all((i >= 9) == bool(k % 2) for batch in pairs for k, (i, _) in enumerate(batch))  # in turn
     assert {i for batch in pairs for i, _ in batch} == set(range(15))
@@ -94,10 +94,10 @@ def test_the_union_has_the_targets_images_without_their_labels(workplace):
 
 @pytest.mark.parametrize("portion", [0.0, 0.34, 0.5, 1.0])
 def test_the_survey_finds_the_thresholds_of_the_whole_set(answers, target, portion: float):
-    found = survey(Table(answers), target, 3, portion, torch.device("cpu"))
+    thresholds = survey(Table(answers), target, 3, portion, torch.device("cpu"))
     exact = class_thresholds(*answers.softmax(1).max(1), 3, portion)
-    assert found.tolist() == pytest.approx(exact.tolist(), abs=1e-3)
-    assert (found <= exact + 1e-6).all()
+    assert thresholds.tolist() == pytest.approx(exact.tolist(), abs=1e-3)
+    assert (thresholds <= exact + 1e-6).all()
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.25])
@@ -107,21 +107,21 @@ def test_the_labels_are_those_of_the_papers_equations(answers, target, alpha: fl
     x = torch.stack([image for _, image, _ in target])
     p = answers.softmax(1)
     assert torch.equal(labeller(x), soft_labels(p, thresholds, alpha) if alpha else hard_labels(p, thresholds))
-    chosen, worth = label(labeller, target, 3, torch.device("cpu"))
+    chosen, quality = label(labeller, target, 3, torch.device("cpu"))
     soft = labeller(x)
     hard = soft.argmax(1).where(soft.sum(1) > 0, UNLABELLED) if alpha else soft
     assert chosen == tuple(i for i in range(12) if hard[i] != UNLABELLED)
-    matrix = torch.tensor(worth["selection"])
-    assert worth["labelled"] == [int((hard == c).sum()) for c in range(3)]
-    assert worth["pseudo"] == hard.tolist()
+    matrix = torch.tensor(quality["selection"])
+    assert quality["labelled"] == [int((hard == c).sum()) for c in range(3)]
+    assert quality["pseudo"] == hard.tolist()
     assert matrix.sum() == 12 and matrix[:, -1].sum() == 12 - len(chosen)
     assert matrix[:, :-1].diagonal().sum() == sum(int(hard[i]) == i % 3 for i in chosen)
-    assert worth["sure"] == pytest.approx(float(p.max(1).values[list(chosen)].mean()))
+    assert quality["sure"] == pytest.approx(float(p.max(1).values[list(chosen)].mean()))
 
 
-@pytest.mark.parametrize("how", HOW)
-def test_the_objective_is_source_plus_pseudo_labels_plus_regulariser(answers, how: str):
-    alpha, beta = HOW[how].get("lrent", 0.0), HOW[how].get("mrkld", 0.0)
+@pytest.mark.parametrize("method", HOW)
+def test_the_objective_is_source_plus_pseudo_labels_plus_regulariser(answers, method: str):
+    alpha, beta = HOW[method].get("lrent", 0.0), HOW[method].get("mrkld", 0.0)
     thresholds = torch.tensor([0.5, 0.9, 0.6])
     student, labeller = Table(answers * 0.5), Labeller(Table(answers), thresholds, alpha)
     x = torch.arange(8, dtype=torch.uint8).view(8, 1, 1, 1).expand(8, 3, 2, 2)
@@ -150,9 +150,9 @@ def test_the_objective_is_source_plus_pseudo_labels_plus_regulariser(answers, ho
 
 
 @pytest.mark.parametrize("data", DATA)
-@pytest.mark.parametrize("how", HOW)
-def test_rounds_label_more_and_more_and_end_elsewhere(workplace, tmp_path, data: str, how: str):
-    config = adapting(data, **HOW[how])
+@pytest.mark.parametrize("method", HOW)
+def test_rounds_label_more_and_more_and_end_elsewhere(workplace, tmp_path, data: str, method: str):
+    config = adapting(data, **HOW[method])
     start = centred(config)
     result, network = self_training.train(config, tmp_path, start, "cpu")
     assert [e["step"] for e in result["evaluations"]] == [0, 4, 8]
@@ -195,14 +195,14 @@ class Lookup(nn.Module):
         return (self.logits[(x[:, :, 0, 0].long() * torch.tensor([2, 1, 300])).sum(1)],)
 
 
-def shown(real: int, labels: torch.Tensor) -> ImageSet:
+def numbered(real: int, labels: torch.Tensor) -> ImageSet:
     names = tuple(map(str, range(300)))
     return ImageSet(lambda i: np.full((2, 2, 3), (i // 2, i % 2, real), np.uint8), labels, names, names, "300")
 
 
 def test_of_300_classes_number_255_is_selected_learned_and_counted(tmp_path, monkeypatch):
     """Each photograph has a row of logits of its own, so that nothing but its pseudo-label can move it."""
-    source, target = shown(0, torch.arange(300)), shown(1, torch.arange(300))
+    source, target = numbered(0, torch.arange(300)), numbered(1, torch.arange(300))
     hidden = replace(target, labels=torch.full((300,), UNLABELLED))
     monkeypatch.setattr(self_training, "unlabelled", lambda config: hidden)
     monkeypatch.setattr(self_training, "with_truth", lambda config: target)
@@ -212,8 +212,8 @@ def test_of_300_classes_number_255_is_selected_learned_and_counted(tmp_path, mon
         network := Lookup(), {"head": list(network.parameters())}, source, None, lambda now: {}, source, "accuracy"
     )
     monkeypatch.setattr(self_training, "base_of", lambda config: learner)
-    how = {**ADAPT, "rounds": 1, "portion": 1.0, "length": 1.0}
-    config = make_config(PROFILES["toy"], {"steps": 60, "batch": 20, "lr": 1.0, "weight_decay": 0.0, "adapt": how})
+    adapt = {**ADAPT, "rounds": 1, "portion": 1.0, "length": 1.0}
+    config = make_config(PROFILES["toy"], {"steps": 60, "batch": 20, "lr": 1.0, "weight_decay": 0.0, "adapt": adapt})
     result, network = self_training.train(config, tmp_path, Lookup(), "cpu")
     final = result["final"]
     assert final["pseudo"] == list(range(300)) and final["labelled"] == [1] * 300
@@ -226,20 +226,20 @@ class Stopped(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [2, 4, 5, 8], ids=["inside round 1", "after it", "inside round 2", "at the end"])
-def test_a_stopped_run_goes_on_to_the_same_result(workplace, tmp_path, monkeypatch, at: int):
-    """Stopped after step ``at``, with a checkpoint at every look."""
+@pytest.mark.parametrize("step", [2, 4, 5, 8], ids=["inside round 1", "after it", "inside round 2", "at the end"])
+def test_a_stopped_run_goes_on_to_the_same_result(workplace, tmp_path, monkeypatch, step: int):
+    """Stopped after ``step``, with a checkpoint at every look."""
     monkeypatch.setattr("asg.trainers.loop.CHECK", 1)
     monkeypatch.setattr("asg.trainers.loop.CHECKPOINT_SECONDS", -1.0)
     config = adapting(**HOW["both"])
-    whole, network = self_training.train(config, tmp_path / "a", centred(config), "cpu")
+    uninterrupted, network = self_training.train(config, tmp_path / "a", centred(config), "cpu")
     honest, steps = self_training.make_objective, [0]
 
     def failing(*arguments: object):
         objective = honest(*arguments)
 
         def stop(*batch: object) -> dict:
-            if steps[0] == at:
+            if steps[0] == step:
                 raise Stopped
             steps[0] += 1
             return objective(*batch)
@@ -247,7 +247,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(workplace, tmp_path, monkeypat
         return stop
 
     def end(evaluation: dict) -> None:
-        if at == 8 and steps[0] == 8:
+        if step == 8 and steps[0] == 8:
             raise Stopped
 
     with monkeypatch.context() as patch:
@@ -255,7 +255,7 @@ def test_a_stopped_run_goes_on_to_the_same_result(workplace, tmp_path, monkeypat
         with pytest.raises(Stopped):
             self_training.train(config, tmp_path / "b", centred(config), "cpu", end)
     again, other = self_training.train(config, tmp_path / "b", centred(config), "cpu")
-    assert again["evaluations"] == whole["evaluations"]
+    assert again["evaluations"] == uninterrupted["evaluations"]
     assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
 
 
@@ -270,16 +270,17 @@ def test_what_is_adapted_to_has_no_label(workplace, data: str):
 
 @pytest.mark.parametrize("data", DATA)
 def test_half_of_the_target_is_adapted_to_and_the_other_reported_on(workplace, data: str):
-    whole, half = read_domains(adapting(data)).target, adapting(data, half=True)
+    target, half = read_domains(adapting(data)).target, adapting(data, half=True)
     ours, theirs = unlabelled(half).names, read_domains(half).target.names
-    assert not set(ours) & set(theirs) and set(ours) | set(theirs) == set(whole.names)
+    assert not set(ours) & set(theirs) and set(ours) | set(theirs) == set(target.names)
     assert abs(len(ours) - len(theirs)) <= 1
     reported = read_domains(half).target
-    at = whole.names.index(reported.names[1])
+    index = target.names.index(reported.names[1])
     assert all(
-        torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(reported[1][1:], whole[at][1:], strict=True)
+        torch.equal(torch.as_tensor(a), torch.as_tensor(b))
+        for a, b in zip(reported[1][1:], target[index][1:], strict=True)
     )
-    assert unlabelled(half).fingerprint != reported.fingerprint != whole.fingerprint
+    assert unlabelled(half).fingerprint != reported.fingerprint != target.fingerprint
 
 
 def test_nothing_sure_enough_is_a_sentence(workplace, tmp_path):

@@ -63,20 +63,21 @@ def test_looks_are_measured_on_images_that_have_them():
     def network(x: torch.Tensor) -> tuple[torch.Tensor]:
         return (x.float().mean((2, 3)),)  # (N, 3)
 
-    found = signals.under_looks(network, held, 2, torch.device("cpu"))
-    assert found.keys() == LOOKS.keys()
-    assert found["blurred"]["accuracy"] == 1 and found["posterised"]["accuracy"] == 1
-    assert found["grey"]["accuracy"] == pytest.approx(1 / 3) and found["edges"]["accuracy"] == pytest.approx(1 / 3)
-    assert found["grey"]["loss"] == pytest.approx(math.log(3))
+    measures = signals.under_looks(network, held, 2, torch.device("cpu"))
+    assert measures.keys() == LOOKS.keys()
+    assert measures["blurred"]["accuracy"] == 1 and measures["posterised"]["accuracy"] == 1
+    assert measures["grey"]["accuracy"] == pytest.approx(1 / 3)
+    assert measures["edges"]["accuracy"] == pytest.approx(1 / 3)
+    assert measures["grey"]["loss"] == pytest.approx(math.log(3))
 
 
 @pytest.mark.parametrize(
-    ("how", "new"),
+    ("overrides", "new"),
     [({}, {"entropy", "information", "mapped", "looks"}), ({"data": "toy-scenes", "batch": 4}, {"entropy", "looks"})],
     ids=["images", "scenes"],
 )
-def test_a_run_that_is_asked_records_them_and_no_other(workplace, how: dict, new: set[str]):
-    plain, asked = (run(make_config(PROFILES["toy"], how, {"signals": wanted})) for wanted in (None, True))
+def test_a_run_that_is_asked_records_them_and_no_other(workplace, overrides: dict, new: set[str]):
+    plain, asked = (run(make_config(PROFILES["toy"], overrides, {"signals": wanted})) for wanted in (None, True))
     assert asked["final"].keys() - plain["final"].keys() == new
     assert {name: value for name, value in asked["final"].items() if name not in new} == plain["final"]
     assert all(not new & evaluation.keys() for evaluation in asked["evaluations"][:-1])

@@ -38,7 +38,7 @@ def assert_travels(images) -> None:
     assert same(pickle.loads(sent).decode(len(images) - 1), images.decode(len(images) - 1))
 
 
-def there(reader: str) -> bool:
+def is_present(reader: str) -> bool:
     try:
         [images.decode(0) for images in sets_of(read_domains(make_config(PROFILES["toy"], {"data": reader}))).values()]
     except AsgError:  # of files that are missing; another error is one of the reader
@@ -48,7 +48,7 @@ def there(reader: str) -> bool:
 
 @pytest.mark.parametrize("reader", ["toy", "toy-scenes", "mini", "scenes", "digits", "cad", "pacs-cartoon"])
 def test_the_sets_of_a_benchmark_travel(reader: str):
-    if not there(reader):
+    if not is_present(reader):
         pytest.skip(f"{reader} is not in {data_root()}")
     for images in sets_of(read_domains(make_config(PROFILES["toy"], {"data": reader}))).values():
         assert_travels(images)

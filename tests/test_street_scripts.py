@@ -77,11 +77,11 @@ def ids(number: int) -> np.ndarray:
 
 def pack(archive: Path, files: dict[str, Path]) -> None:
     archive.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(archive, "w") as whole:
+    with zipfile.ZipFile(archive, "w") as opened:
         for name, path in files.items():
-            whole.write(path, name)
-        whole.writestr("license.txt", "for research")
-        whole.writestr("__MACOSX/images/._00001.png", "left by a Macintosh")
+            opened.write(path, name)
+        opened.writestr("license.txt", "for research")
+        opened.writestr("__MACOSX/images/._00001.png", "left by a Macintosh")
 
 
 @pytest.fixture(scope="session")
@@ -220,10 +220,10 @@ def test_from_does_not_exist(name, tmp_path, capsys):
 def test_broken_archive(name, given, tmp_path, capsys, keep):
     case, some = CASES[name], shutil.copytree(given(name), tmp_path / "some")
     path = some / case.archives[0]
-    whole = bytearray(path.read_bytes())
+    content = bytearray(path.read_bytes())
     if keep == -1:
-        whole[whole.index(b"IDAT") + 6] ^= 255
-    path.write_bytes(whole if keep == -1 else whole[: int(keep * len(whole))])
+        content[content.index(b"IDAT") + 6] ^= 255
+    path.write_bytes(content if keep == -1 else content[: int(keep * len(content))])
     assert case.main("--to", tmp_path / "to", "--from", some) == 1
     expected = rf"{path} is not a sound zip archive \(.+\): remove it and fetch it again"
     assert re.search(expected, sentence(capsys))
@@ -358,16 +358,16 @@ def test_the_references_list_is_checked_and_copied_when_given(given, tmp_path, c
     assert (to / "gta5_train.txt").read_bytes() == mine.read_bytes()
     assert street.gta5(to, "gta5_train.txt")[0].names == ("images/00001.png", "images/00005.png", "images/00009.png")
     assert take("--list", to / "gta5_train.txt") == 0, "where it lies already"
-    kept = (to / "gta5_train.txt").read_bytes()
+    copied = (to / "gta5_train.txt").read_bytes()
     faults = {"names 2 images and the reference's list 3": [5, 1], "there is no GTA5 image '00031.png'": [1, 2, 31],
               "line 3: line 1 names 00005.png too": [5, 1, 5]}  # fmt: skip
     for fault, numbers in faults.items():
         capsys.readouterr()
         assert take("--list", list_of(mine, numbers)) == 1
         assert fault in sentence(capsys)
-        assert (to / "gta5_train.txt").read_bytes() == kept, "a faulty list is not taken"
+        assert (to / "gta5_train.txt").read_bytes() == copied, "a faulty list is not taken"
     assert take("--check", "--list", list_of(mine, [2, 3, 4])) == 0
-    assert (to / "gta5_train.txt").read_bytes() == kept, "--check changes nothing"
+    assert (to / "gta5_train.txt").read_bytes() == copied, "--check changes nothing"
     list_of(to / "gta5_train.txt", [1])
     capsys.readouterr()
     assert take("--check") == 1

@@ -85,10 +85,10 @@ FILES = {module_name(path): path for package in PACKAGES for path in sorted(pack
 
 def imports(name: str, source: str, is_package: bool = False) -> set[str]:
     """Modules of the package that ``source`` (module ``name``) imports, also inside functions."""
-    found = set()
+    modules = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
@@ -97,8 +97,8 @@ def imports(name: str, source: str, is_package: bool = False) -> set[str]:
                 base = ".".join([*parents, base] if base else parents)
             for alias in node.names:  # "from asg.data import toy" is the module, "… import Domains" the package
                 inner = f"{base}.{alias.name}"
-                found.add(inner if inner in FILES else base)
-    return {module for module in found if module.split(".")[0] in ("asg", "asg_book")}
+                modules.add(inner if inner in FILES else base)
+    return {module for module in modules if module.split(".")[0] in ("asg", "asg_book")}
 
 
 def test_the_import_reader_sees_every_way_of_importing():
@@ -117,24 +117,24 @@ def test_every_module_has_a_level():
 
 @pytest.mark.parametrize("name", FILES)
 def test_no_import_points_upward(name: str):
-    found = imports(name, FILES[name].read_text(), FILES[name].name == "__init__.py")
-    upward = [module for module in found if LEVEL.get(module, len(LEVELS)) >= LEVEL.get(name, -1)]
+    imported = imports(name, FILES[name].read_text(), FILES[name].name == "__init__.py")
+    upward = [module for module in imported if LEVEL.get(module, len(LEVELS)) >= LEVEL.get(name, -1)]
     assert upward == []
 
 
 def public(tree: ast.Module) -> list[tuple[str, ast.AST]]:
     """Public classes and functions at the top of a module, and the public methods of its classes."""
-    found = []
+    members = []
 
-    def look(body: list[ast.stmt], prefix: str) -> None:
+    def visit(body: list[ast.stmt], prefix: str) -> None:
         for node in body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.name[0] != "_":
-                found.append((prefix + node.name, node))
+                members.append((prefix + node.name, node))
                 if isinstance(node, ast.ClassDef):
-                    look(node.body, f"{prefix}{node.name}.")
+                    visit(node.body, f"{prefix}{node.name}.")
 
-    look(tree.body, "")
-    return found
+    visit(tree.body, "")
+    return members
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -28,15 +28,15 @@ def test_what_tensorboard_shows_is_what_the_record_says(workplace, monkeypatch):
     record = run(config, device="cpu")
     (folder,) = [path for path in (workplace.runs / "watched").iterdir() if path.is_dir()]
     assert folder.name == f"toy seed 0 {config.identity()}"
-    shown = EventAccumulator(str(folder))
-    shown.Reload()
-    tags = set(shown.Tags()["scalars"])
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
     assert {"loss/total", "loss/task", "loss/guidance", "speed/images_per_second", "rate/head"} <= tags
     for name in ("validation", "accuracy", "kl"):
-        points = {event.step: event.value for event in shown.Scalars(f"evaluation/{name}")}
+        points = {event.step: event.value for event in events.Scalars(f"evaluation/{name}")}
         assert points == pytest.approx({e["step"]: e[name] for e in record["evaluations"]}, rel=1e-6)
-    assert [event.step for event in shown.Scalars("rate/head")] == [10, 20]
-    assert all(event.value > 0 for event in shown.Scalars("speed/images_per_second"))
+    assert [event.step for event in events.Scalars("rate/head")] == [10, 20]
+    assert all(event.value > 0 for event in events.Scalars("speed/images_per_second"))
 
 
 @pytest.mark.slow
@@ -49,13 +49,13 @@ def test_a_run_that_is_watched_is_the_run_that_is_not(workplace, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [("paper", "There is no tracker 'paper': choose from tensorboard, wandb, mlflow."), ("wandb", "pip install wandb")],
 )
-def test_a_tracker_that_is_not_there_is_a_sentence(workplace, monkeypatch, name: str, told: str):
+def test_a_tracker_that_is_not_there_is_a_sentence(workplace, monkeypatch, name: str, message: str):
     monkeypatch.setattr(tracking, "get_available_trackers", lambda: [])
     monkeypatch.setenv("ASG_TRACK", name)
-    with pytest.raises(AsgError, match=told):
+    with pytest.raises(AsgError, match=message):
         run(config_of(), device="cpu")
 
 

@@ -56,7 +56,7 @@ def published(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def whole(published, tmp_path_factory) -> Path:
+def obtained(published, tmp_path_factory) -> Path:
     """The obtained tree of all three splits; not to be altered."""
     root = tmp_path_factory.mktemp("whole") / "visda17"
     visda17.obtain(root, list(COUNTS), published)
@@ -64,9 +64,9 @@ def whole(published, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def tree(whole, tmp_path) -> Path:
+def tree(obtained, tmp_path) -> Path:
     """A copy of the tree that a test may damage."""
-    return shutil.copytree(whole, tmp_path / "tree")
+    return shutil.copytree(obtained, tmp_path / "tree")
 
 
 def sentence(capsys) -> str:
@@ -103,10 +103,10 @@ def test_test_split_is_taken_only_when_asked_for(published, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"train", "validation", "SHA256SUMS"}
 
 
-def test_from_extracted_folders_links_them(whole, tmp_path):
+def test_from_extracted_folders_links_them(obtained, tmp_path):
     to = tmp_path / "visda17"
-    assert visda17.main(["--to", str(to), "--from", str(whole), *ALL], COUNTS) == 0
-    assert (to / "train").is_symlink() and first(to, "train").samefile(first(whole, "train"))
+    assert visda17.main(["--to", str(to), "--from", str(obtained), *ALL], COUNTS) == 0
+    assert (to / "train").is_symlink() and first(to, "train").samefile(first(obtained, "train"))
 
 
 def test_a_link_whose_folder_is_gone_is_replaced(published, tmp_path):
@@ -137,9 +137,9 @@ def spoil(published: Path, folder: Path, content: bytes) -> Path:
 
 @pytest.mark.parametrize("keep", [0, 100, 0.5], ids=["empty", "header only", "half"])
 def test_truncated_archive(published, tmp_path, capsys, keep):
-    whole = (published / "train.tar").read_bytes()
-    member = whole.find(b"\x89PNG", len(whole) // 2)  # inside an image, not between two
-    source = spoil(published, tmp_path / "from", whole[: keep if isinstance(keep, int) else member + 8])
+    content = (published / "train.tar").read_bytes()
+    member = content.find(b"\x89PNG", len(content) // 2)  # inside an image, not between two
+    source = spoil(published, tmp_path / "from", content[: keep if isinstance(keep, int) else member + 8])
     assert visda17.main(["--to", str(tmp_path / "to"), "--from", str(source), "--splits", "train"], COUNTS) == 1
     assert re.search(r"train\.tar is not a sound tar archive \(.+\): remove it and fetch it again", sentence(capsys))
     assert list((tmp_path / "to").iterdir()) == [], "no half-extracted folder and no checksum of a broken file"
@@ -147,10 +147,10 @@ def test_truncated_archive(published, tmp_path, capsys, keep):
 
 def test_archive_cut_between_two_images_is_found_by_the_check(published, tmp_path, capsys):
     source = spoil(published, tmp_path / "from", b"")
-    with tarfile.open(published / "train.tar") as whole, tarfile.open(source / "train.tar", "w") as cut:
-        for member in whole.getmembers():
+    with tarfile.open(published / "train.tar") as opened, tarfile.open(source / "train.tar", "w") as cut:
+        for member in opened.getmembers():
             if not member.name.endswith(name_of("train", 7)[0]):
-                cut.addfile(member, whole.extractfile(member) if member.isfile() else None)
+                cut.addfile(member, opened.extractfile(member) if member.isfile() else None)
     assert visda17.main(["--to", str(tmp_path / "to"), "--from", str(source), "--splits", "train"], COUNTS) == 1
     assert f"listed images that are missing: 1 ({name_of('train', 7)[0]})" in sentence(capsys)
 
@@ -487,8 +487,8 @@ def test_check_changes_nothing(tmp_path, capsys):
 # ---------------------------------------------------------------- reading
 
 
-def test_reader_gives_listed_labels_sizes_and_pixels(whole):
-    domains = visda.load(whole, 24)
+def test_reader_gives_listed_labels_sizes_and_pixels(obtained):
+    domains = visda.load(obtained, 24)
     assert (len(domains.source), len(domains.validation), len(domains.target)) == (106, 2, 24)
     rows = [name_of("train", number) for number in range(108)]
     assert list(zip(domains.validation.names, domains.validation.labels.tolist(), strict=True)) == [rows[0], rows[100]]

@@ -84,8 +84,8 @@ def test_a_record_holds_the_mean_of_lambda_that_the_decisions_say(workplace, ben
 @pytest.mark.parametrize("benchmark", [{}, SCENES["toy"]], ids=["images", "scenes"])
 def test_a_balanced_run_stays_below_its_most_and_is_repeated_after_a_stop(workplace, benchmark):
     config = toy(**benchmark, guidance=0.05, weigh="gradients", evaluations=4)
-    whole = run(config, fresh=True)
-    assert 0 < whole["final"]["train_weight"] <= 0.05 * (1 + 1e-6)  # of a float
+    uninterrupted = run(config, fresh=True)
+    assert 0 < uninterrupted["final"]["train_weight"] <= 0.05 * (1 + 1e-6)  # of a float
 
     def stop(evaluation: dict) -> None:
         if evaluation["step"] == 4:
@@ -93,7 +93,7 @@ def test_a_balanced_run_stays_below_its_most_and_is_repeated_after_a_stop(workpl
 
     with pytest.raises(KeyboardInterrupt):
         run(config, on_evaluation=stop)
-    assert run(config)["evaluations"] == whole["evaluations"]
+    assert run(config)["evaluations"] == uninterrupted["evaluations"]
 
 
 def test_no_rule_sees_a_photograph(workplace, image_folders):
@@ -112,15 +112,15 @@ def test_no_rule_sees_a_photograph(workplace, image_folders):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         ({"weigh": "gradients"}, "guidance, which is 0"),
         ({"weigh": "policy", "guidance": 0.1}, "a control that decides"),
         ({"weigh": "policy", "guidance": 0.1, "control": {"kind": "auto-rgn"}}, "a control that decides"),
     ],
 )
-def test_a_weight_that_nothing_can_set_is_refused(overrides: dict, said: str):
-    with pytest.raises(AsgError, match=said):
+def test_a_weight_that_nothing_can_set_is_refused(overrides: dict, message: str):
+    with pytest.raises(AsgError, match=message):
         toy(**overrides)
 
 

@@ -44,8 +44,14 @@ def asg(installed: Path, tmp_path: Path):
     mini.mkdir(parents=True)
     if WEIGHTS.exists():  # else they are fetched, as at a user's first training
         shutil.copy(WEIGHTS, mini)
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("ASG_", "XDG_", "PYTHON"))}
-    env = {**kept, "HOME": str(home), "PYTHONPATH": str(installed), "TQDM_DISABLE": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ASG_", "XDG_", "PYTHON"))}
+    env = {
+        **environment,
+        "HOME": str(home),
+        "PYTHONPATH": str(installed),
+        "TQDM_DISABLE": "1",
+        "ACCELERATE_USE_CPU": "true",
+    }
 
     def run(*words: object, fails: bool = False) -> subprocess.CompletedProcess:
         command = [sys.executable, "-P", "-m", "asg_book.cli", *map(str, words)]
