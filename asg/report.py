@@ -166,7 +166,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A confusion matrix to show: names of rows and columns, and its cells; ``whole``: of all classes."""
+    """A confusion matrix to show: names of rows and columns, and its cells; ``complete``: of all classes."""
 
     rows: list[tuple[str, list[Cell]]]
     columns: list[str]
