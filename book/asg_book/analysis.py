@@ -152,10 +152,10 @@ def differences(
 ) -> pd.DataFrame:
     """Long table of each named pair's :func:`difference`: INTERVALS (row: the pair's name), p and the estimate."""
     rows = [
-        (metric, name, estimate.mean, estimate.low, estimate.high, estimate.p, estimate)
+        (metric, name, paired.mean, paired.low, paired.high, paired.p, paired)
         for metric in metrics
         for name, (a, b) in pairs.items()
-        if (estimate := difference(arms[a], arms[b], metric)).n
+        if (paired := difference(arms[a], arms[b], metric)).n
     ]
     return pd.DataFrame(rows, columns=[*INTERVALS, "p", "estimate"])
 

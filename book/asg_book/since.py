@@ -102,18 +102,19 @@ def lowest_gains(benchmarks: Benchmarks) -> dict[str, float]:
     return {recipe: min(e.mean for e in each) for recipe, each in gains.items() if all(e.n for e in each)}
 
 
-def recommended(benchmarks: Benchmarks) -> str:
+def recommended(gains: Mapping[str, float]) -> str:
     """The recipe whose lowest gain is highest, or ``plain`` where none gains everywhere: what `asg train` begins with.
 
-    Nobody knows beforehand which of the benchmarks own images are like.
+    ``gains``: :func:`lowest_gains`, since nobody knows beforehand which of the benchmarks own images are like.
     """
-    gains = {"plain": 0.0, **lowest_gains(benchmarks)}
+    gains = {"plain": 0.0, **gains}
     return max(gains, key=gains.get)
 
 
 def recommendation(benchmarks: Benchmarks) -> Markdown:
     """One sentence: which recipe, and why, of the records."""
-    recipe, gains = recommended(benchmarks), lowest_gains(benchmarks)
+    gains = lowest_gains(benchmarks)
+    recipe = recommended(gains)
     if len(gains) < len(get("recipes").arms) - 1:
         return Markdown("Not every recipe has been run on every benchmark yet: `asg reproduce --experiment recipes`.")
     if recipe == "plain":
