@@ -270,7 +270,8 @@ def terminate(*_: object) -> None:
 def main() -> None:
     """Run the command; what the user can mend is one sentence, and a stop can be resumed.
 
-    Of several processes the main one prints. What ends another process alone is said by that one.
+    Of several processes the main one prints. What ends another process alone is said by that one. A signal that
+    comes after the command ends the process by itself: Python ignores the exit of a handler while it clears up.
     """
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, terminate)
@@ -289,6 +290,9 @@ def main() -> None:
         if not launcher.is_main():
             time.sleep(GRACE)
         sys.exit(f"error: {error}")
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 
 import pytest
 from typer.testing import CliRunner
@@ -63,9 +62,18 @@ def test_a_run_that_is_asked_to_end_saves_its_step_and_goes_on_to_the_same_recor
     assert without_clock(resumed) == without_clock(json.loads(json.dumps(uninterrupted)))
 
 
+# `asg reproduce` that is asked to end by its first record.
 REPRODUCED = """
-import sys
+import os, signal, sys
+from asg import records
 from asg_book import cli
+find = records.find
+
+def asking(config):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return find(config)
+
+records.find = asking
 sys.argv = ["asg", "reproduce", "--experiment", "lambda", "--profile", "toy", "--jobs", "2"]
 cli.main()
 """
@@ -74,11 +82,7 @@ cli.main()
 @pytest.mark.slow
 def test_reproduce_that_is_asked_to_end_ends_soon_and_goes_on(workplace, spawn):
     process = spawn(REPRODUCED)
-    while not list(workplace.results.rglob("*.jsonl")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == EXIT_CODE, err
     assert err.endswith("Stopped. The same command goes on where it was.\n") and "rror" not in err
     done = sum(len(path.read_text().splitlines()) for path in workplace.results.rglob("*.jsonl"))
@@ -86,6 +90,23 @@ def test_reproduce_that_is_asked_to_end_ends_soon_and_goes_on(workplace, spawn):
     arguments = ["reproduce", "--experiment", "lambda", "--profile", "toy", "--jobs", "2"]
     assert CliRunner().invoke(app, arguments).exit_code == 0
     assert "20 of 20 runs have a current record; 0 to train" in CliRunner().invoke(app, arguments).output
+
+
+# `asg` that is asked to end when its command has ended, while Python clears up.
+ENDED = """
+import atexit, os, signal, sys
+from asg import cli
+cli.app = lambda *arguments: sys.exit(0)
+atexit.register(lambda: os.kill(os.getpid(), getattr(signal, sys.argv[1])))
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_request_after_the_command_says_nothing_and_is_never_lost(spawn, name):
+    process = spawn(ENDED, name)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == -getattr(signal, name) and err == ""
 
 
 def test_a_request_is_noted_within_the_block_alone():
