@@ -38,30 +38,24 @@ DIGITS = {"hse0": 3, "hse1": 3, "hse2": 3, "cka": 3}  # of shares 1, of all othe
 PARAMETERS = {"profile": str, "seeds": (list, tuple), "arms": (list, tuple), "overrides": dict, "fresh": bool}
 
 
-def check_parameters(given: Mapping) -> None:
-    """Every chapter's flat parameters: an unknown name or a wrong type is an error that names it.
+def check_parameters(
+    profile: str, seeds: Sequence[int], arms: Sequence[str], overrides: Mapping, fresh: bool, cells: Sequence[str] = ()
+) -> None:
+    """Every chapter's flat parameters: a wrong type, or a name that papermill injected and no chapter has, is an error.
 
-    papermill itself only warns of an unknown name, and its ``-p`` passes words as text.
+    papermill itself only warns of an unknown name, and its ``-p`` passes words as text. It injects a cell that begins
+    with a comment; ``cells`` are the sources of those run so far, in a notebook its own.
     """
-    for name, value in given.items():
-        if name not in PARAMETERS:
-            raise AsgError(f"There is no parameter {name!r}: a chapter has {', '.join(PARAMETERS)}.")
-        if not isinstance(value, PARAMETERS[name]):
-            wanted = getattr(PARAMETERS[name], "__name__", "list")
+    for (name, kind), value in zip(PARAMETERS.items(), (profile, seeds, arms, overrides, fresh), strict=True):
+        if not isinstance(value, kind):
+            wanted = getattr(kind, "__name__", "list")
             raise AsgError(
                 f"The parameter {name!r} must be a {wanted}, got {value!r}: `papermill -y` keeps types, `-p` may not."
             )
-
-
-def injected(notebook_globals: Mapping) -> None:
-    """Refuse a parameter that papermill injected under a name that the chapter does not have.
-
-    papermill puts its parameters into a cell of their own, whatever they are called; a name in it
-    that no chapter knows is a slip of the pen.
-    """
-    for cell in (cell for cell in notebook_globals.get("In", []) if cell.startswith("# Parameters")):
+    shell = get_ipython()
+    for cell in cells or (shell.user_ns.get("In", []) if shell else []):
         names = {line.partition(" = ")[0] for line in cell.splitlines() if " = " in line and line[0].isalpha()}
-        if unknown := sorted(names - PARAMETERS.keys()):
+        if cell.startswith("# Parameters") and (unknown := sorted(names - PARAMETERS.keys())):
             raise AsgError(f"There is no parameter {unknown[0]!r}: a chapter has {', '.join(PARAMETERS)}.")
 
 
@@ -106,14 +100,14 @@ class Bound:
         return "; ".join(sorted(others))
 
     def table(self, metrics: Sequence[str]) -> Styler:
-        """One row an arm: mean ± standard deviation over n runs (shares in per cent), beside the published value."""
-        rows, main = {}, self.experiment.metric
+        """One row an arm: mean ± standard deviation over n runs (shares in per cent), and what is published."""
+        rows, main, published = {}, self.experiment.metric, self.experiment.published
         for arm in self.arms:
-            published = self.experiment.published.get(arm)
             first, *others = [(COLUMNS[m], self.cell(arm, m)) for m in metrics]
-            oracle = self.cell(arm, main, "best_on_target")
-            quoted = {"oracle selection": oracle, "published": f"{published.value:.1f}" if published else "—"}
-            rows[arm] = {"n": self.size(arm, metrics[0]), **dict([first]), **quoted, **dict(others)}
+            beside = {"oracle selection": self.cell(arm, main, "best_on_target")}
+            if published.keys() & self.arms.keys():
+                beside["published"] = f"{published[arm].value:.1f}" if arm in published else "—"
+            rows[arm] = {"n": self.size(arm, metrics[0]), **dict([first]), **beside, **dict(others)}
         return captioned(pd.DataFrame(rows).T, self.legend([*metrics, main]))
 
     def verdicts(self, metrics: Sequence[str]) -> pd.DataFrame:
@@ -304,10 +298,7 @@ def bind_each(
     fresh: bool = False,
 ) -> list[Bound]:
     """:func:`bind` for a chapter of several experiments: ``arms`` may be of any of them."""
-    values = (profile, seeds, arms, overrides or {}, fresh)
-    check_parameters(dict(zip(PARAMETERS, values, strict=True)))
-    if shell := get_ipython():  # outside a notebook nothing is injected
-        injected(shell.user_ns)
+    check_parameters(profile, seeds, arms, overrides or {}, fresh)
     all_declared = [get(name) for name in experiments]
     for arm in arms:
         if not any(arm in declared.arms for declared in all_declared):

@@ -223,7 +223,7 @@ def intervals(table: pd.DataFrame, xlabel: str) -> Figure:
         axis.set_title(NAMES.get(metric, metric).replace(", ", ",\n").replace(" ImageNet", "\nImageNet"), fontsize=9)
     names = [" + ".join(part.strip() for part in row.split("+")) for row in rows]
     axes.flat[0].set_yticks(np.arange(len(rows)), names)
-    axes.flat[0].invert_yaxis()  # the first row on top
+    axes.flat[0].set_ylim(len(rows) - 0.5, -0.5)  # the first row on top; no point touches the frame
     figure.supxlabel(xlabel, fontsize=10)
     return figure
 
