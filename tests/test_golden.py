@@ -8,9 +8,9 @@ from asg import AsgError, records
 from asg.recipes import recipe_of
 from asg.trainers.loop import FIRST
 from asg_book import golden
-from asg_book.experiments import EXPERIMENTS, POLICIES
+from asg_book.experiments import EXPERIMENTS, POLICIES, Experiment
 
-ARMS = [(e.id, arm) for e in EXPERIMENTS.values() for arm in e.arms]
+GOLDEN = golden.read_golden()
 
 
 @pytest.mark.slow
@@ -21,34 +21,31 @@ def test_every_run_gives_what_it_gave():
     assert runs.keys() == golden.read_golden().keys()  # a run that is gone from the catalogue has no numbers left
 
 
-def committed() -> dict[str, golden.Golden]:
-    return {name: run for name, run in golden.read_golden().items() if not name.startswith("policy ")}
-
-
 def test_every_policy_of_the_catalogue_is_golden():
-    names = {name.removeprefix("policy ") for name in golden.read_golden() if name.startswith("policy ")}
+    names = {name.removeprefix("policy ") for name in GOLDEN if name.startswith("policy ")}
     assert names == set(POLICIES)
 
 
-@pytest.mark.parametrize("name", committed())
-def test_a_golden_run_is_what_its_arm_asks_for(name: str):
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=lambda experiment: experiment.id)
+def test_a_golden_run_is_what_its_arm_asks_for(experiment: Experiment):
     """It trains where it should, is guided where it should be, decides where somebody decides."""
-    experiment, _, arm = name.partition(": ")
-    config = golden.golden_config(EXPERIMENTS[experiment], arm)
-    run = committed()[name]
-    assert run.recipe == recipe_of(config)
-    evaluations, last = run.numbers["evaluations"], run.numbers["evaluations"][-1]
-    trained = bool(config.steps)
-    assert len(run.numbers["first_losses"]) == (FIRST if trained else 0)
-    assert (evaluations[0]["step"], len(evaluations) > 1) == (0, trained)
-    ratios = [dict(zip(range(9), d["ratios"], strict=False)) for d in run.numbers.get("decisions", ())]
-    frozen = config.backbone_factor == 0 and not config.control
-    assert (max(last["drift"].values()) > 0) == (trained and not frozen)
-    assert bool(ratios) == bool(config.control and not config.adapt)
-    if not config.adapt:
-        assert ("train_guidance" in last) == bool(trained and config.guidance)
-    else:
-        assert "train_pseudo" in last and [e["round"] for e in evaluations[1:]] == [1, 2, 3]
+    runs = {arm: GOLDEN[name] for arm in experiment.arms if (name := f"{experiment.id}: {arm}") in GOLDEN}
+    assert runs
+    for arm, run in runs.items():
+        config = golden.golden_config(experiment, arm)
+        assert run.recipe == recipe_of(config), arm
+        evaluations, last = run.numbers["evaluations"], run.numbers["evaluations"][-1]
+        trained = bool(config.steps)
+        assert len(run.numbers["first_losses"]) == (FIRST if trained else 0), arm
+        assert (evaluations[0]["step"], len(evaluations) > 1) == (0, trained), arm
+        ratios = [dict(zip(range(9), d["ratios"], strict=False)) for d in run.numbers.get("decisions", ())]
+        frozen = config.backbone_factor == 0 and not config.control
+        assert (max(last["drift"].values()) > 0) == (trained and not frozen), arm
+        assert bool(ratios) == bool(config.control and not config.adapt), arm
+        if not config.adapt:
+            assert ("train_guidance" in last) == bool(trained and config.guidance), arm
+        else:
+            assert "train_pseudo" in last and [e["round"] for e in evaluations[1:]] == [1, 2, 3], arm
 
 
 def test_numbers_that_are_not_there_are_named(monkeypatch, tmp_path):

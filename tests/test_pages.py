@@ -154,6 +154,19 @@ def widest(page: Page) -> list[str]:
     )
 
 
+def cut(page: Page) -> list[str]:
+    """Lines of code that are wider than their box, and on a wide window tables, folded ones too."""
+    wide = page.evaluate("innerWidth") >= WIDTHS["desktop"][0]
+    return page.evaluate(
+        """boxes => {
+            document.querySelectorAll('details').forEach(fold => fold.open = true)
+            return [...document.querySelectorAll(boxes)]
+                .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.trim().slice(0, 160))
+        }""",
+        ".bd-article pre" + (", .bd-article .cell_output, .bd-article .pst-scrollable-table-container" if wide else ""),
+    )
+
+
 def violations(page: Page, *rules: str) -> list[str]:
     """Serious and critical violations of axe's rules (all of them, or those named), each with the elements."""
     options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
@@ -174,6 +187,8 @@ def test_page_loads_alone_fits_and_is_accessible(context: BrowserContext, page_f
 
         scroll, window = page.evaluate("() => [document.documentElement.scrollWidth, innerWidth]")
         assert scroll <= window, f"the page is {scroll} px wide in a window of {window}: {widest(page)}"
+
+        assert not cut(page)
 
         grave = violations(page)
         page.evaluate("() => { document.documentElement.dataset.theme = 'dark' }")
