@@ -23,7 +23,7 @@ from asg.recipes import is_dense
 from asg.report import Scene, answered, write_report
 from asg.report_warnings import watch
 from asg.trainers import interpolation, self_training
-from asg.trainers.loop import make_accelerator
+from asg.trainers.devices import make_accelerator
 
 log = logging.getLogger(__name__)
 

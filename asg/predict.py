@@ -20,8 +20,8 @@ from asg.data.pixels import read_pixels
 from asg.data.scanner import images_below
 from asg.metrics import ranked
 from asg.model_files import load_model
+from asg.trainers.devices import make_accelerator
 from asg.trainers.frozen import evaluation_batch
-from asg.trainers.loop import make_accelerator
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from asg.data.pixels import read_photo
 from asg.dense_models import predict as answer
 from asg.model_files import load_model
 from asg.predict import csv_line, json_list
-from asg.trainers.loop import make_accelerator
+from asg.trainers.devices import make_accelerator
 from asg.trainers.segmentation import OVERLAP, WINDOW
 
 MASKS, OVERLAYS = "masks", "overlays"

@@ -28,9 +28,13 @@ from asg.losses import proxy_guidance, task_loss
 from asg.metrics import forward_all
 from asg.models import Student, build, layer_groups
 from asg.trainers import frozen
+from asg.trainers.checkpoints import load_checkpoint, save_checkpoint
 from asg.trainers.classification import make_objective
-from asg.trainers.loop import Diverged, fit, load_checkpoint, make_accelerator, save_checkpoint
-from asg.trainers.task import cpu_threads
+from asg.trainers.conduct import cpu_threads
+from asg.trainers.devices import make_accelerator
+from asg.trainers.divergence import Diverged
+from asg.trainers.loop import fit
+from asg.trainers.task import Task
 
 MOVING = 0.1  # weight of the newest return in the moving averages of the baseline
 DIVERGED = -10.0  # reward of the choice after which a run diverged; a blind guess of 12 classes loses 2.5 nats
@@ -306,10 +310,9 @@ class Episodes:
         controller = make(config, groups, probe)
         shutil.rmtree(self.folder, ignore_errors=True)
         try:
-            fit(
-                config, student, groups, self.domains.source, make_objective(config, self.teacher),
-                lambda now: probe(), controller, make_folder(self.folder), self.accelerator,
-            )  # fmt: skip
+            objective = make_objective(config, self.teacher)
+            task = Task(student, groups, self.domains.source, objective, lambda now: probe())
+            fit(config, task, controller, make_folder(self.folder), self.accelerator)
             end = probe.last
         except Diverged:
             end = {"held_task": None, "held_guidance": None}

@@ -15,7 +15,7 @@ from asg.data.images import make_folder
 from asg.metrics import forward_all
 from asg.run import trained
 from asg.trainers import frozen
-from asg.trainers.loop import make_accelerator
+from asg.trainers.devices import make_accelerator
 
 SIZE = 224  # pixels of a side, as ImageNet's accuracies are measured
 

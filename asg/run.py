@@ -17,7 +17,7 @@ from asg.data.images import make_folder
 from asg.recipes import recipe_of
 from asg.tensors import write_tensors
 from asg.trainers import interpolation, self_training
-from asg.trainers.loop import make_accelerator
+from asg.trainers.devices import make_accelerator
 
 On = Callable[[dict], None]  # is told of every evaluation
 

@@ -28,8 +28,9 @@ from asg.config import RunConfig
 from asg.data.images import UNLABELLED
 from asg.recipes import is_dense
 from asg.trainers import classification, segmentation
-from asg.trainers.loop import make_accelerator, make_optimiser
-from asg_book.experiments import get
+from asg.trainers.devices import make_accelerator
+from asg.trainers.optimiser import make_optimiser
+from asg_book.catalogue import get
 
 PRECISIONS = {
     "fp32": {}, "bf16": {"precision": "bf16"}, "bf16, folded": {"precision": "bf16", "fold": True},

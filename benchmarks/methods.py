@@ -27,8 +27,9 @@ from asg import records
 from asg.config import RunConfig, make_config
 from asg.data import load_domains
 from asg.trainers import classification, frozen
-from asg.trainers.task import Task, conduct
-from asg_book.experiments import get
+from asg.trainers.conduct import conduct
+from asg.trainers.task import Task
+from asg_book.catalogue import get
 
 SMALL = {"backbone": "timm:test_efficientnet", "weights": "random", "size": 32, "signals": None}
 

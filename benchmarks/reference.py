@@ -19,8 +19,8 @@ from asg.config import RunConfig
 from asg.models import Student, build, layer_groups
 from asg.trainers.classification import make_objective
 from asg.trainers.frozen import evaluation_batch
-from asg.trainers.loop import make_optimiser
-from asg_book.experiments import get
+from asg.trainers.optimiser import make_optimiser
+from asg_book.catalogue import get
 from rounds import alternating, keep, medians, ratio
 
 NETWORK = {"backbone": "torchvision:resnet50", "weights": "random", "batch": 8}

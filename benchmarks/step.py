@@ -18,8 +18,8 @@ from asg.losses import proxy_guidance, task_loss
 from asg.models import build, layer_groups
 from asg.trainers import frozen as untouched
 from asg.trainers.classification import make_objective
-from asg.trainers.loop import make_optimiser
-from asg_book.experiments import get
+from asg.trainers.optimiser import make_optimiser
+from asg_book.catalogue import get
 from rounds import alternating, keep, medians, ratio
 
 ROUNDS, STEPS = 8, 4  # STEPS of each kind in turn, ROUNDS times; the median round counts

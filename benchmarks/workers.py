@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from asg import processes, reinforce
 from asg_book import cluster
-from asg_book.experiments import policy_config
+from asg_book.policies import policy_config
 from gpu import config_of, prepared
 from rounds import keep, medians, ratio
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from asg.controllers.learned import Policy, Spec, save_policy
-from asg_book.experiments import EPISODES, POLICIES, SEARCHES, policy_config
+from asg_book.policies import EPISODES, POLICIES, SEARCHES, policy_config
 
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = os.pathsep.join((str(REPOSITORY), str(REPOSITORY / "book")))  # asg and asg_book

@@ -13,7 +13,7 @@ import pytest
 from conftest import REPOSITORY
 
 PAGE = REPOSITORY / "book" / "add_an_arm.md"
-CATALOGUE = Path("book/asg_book/experiments.py")
+CATALOGUE, PROFILES = Path("book/asg_book/catalogue/guidance.py"), Path("book/asg_book/profiles.py")
 COPIED = ("asg", "book", "tests", "policies", "pyproject.toml")
 TEN = "TEN = tuple(range(5, 15))"
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
@@ -70,7 +70,7 @@ def main():
 
     from IPython.core.interactiveshell import InteractiveShell
     from asg_book.build import chapters
-    from asg_book.experiments import Experiment
+    from asg_book.experiment import Experiment
     import nbformat
     (parameters,) = (c.source for c in nbformat.read(chapters()[0], 4).cells if "parameters" in c.metadata.get("tags", []))
     names = {}
@@ -107,9 +107,11 @@ def test_the_page_does_what_it_says(
         else:
             shutil.copy(REPOSITORY / name, copy / name)
     catalogue = copy / CATALOGUE
-    text = edited(catalogue.read_text())
-    assert TEN in text and "five on mini if left out" in EXPERIMENT
-    catalogue.write_text(text.replace(TEN, "TEN = (5,)"))  # for time: what is run is the same
+    catalogue.write_text(edited(catalogue.read_text()))
+    assert "five on mini if left out" in EXPERIMENT
+    profiles = copy / PROFILES
+    assert TEN in profiles.read_text()
+    profiles.write_text(profiles.read_text().replace(TEN, "TEN = (5,)"))  # for time: what is run is the same
     monkeypatch.chdir(copy)
     monkeypatch.setattr("conftest.PACKAGES", f"{copy}:{copy / 'book'}:{copy / 'tests'}")
     asked = [DRY_RUN, ONE_SEED, f"{REPRODUCE.strip()} --jobs 1", FOR_ONCE, "asg run width --seed 0", "asg experiments"]

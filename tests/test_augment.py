@@ -16,8 +16,8 @@ from asg.losses import proxy_guidance
 from asg.models import build
 from asg.run import run
 from asg.trainers import classification, frozen
-from asg.trainers.loop import make_accelerator
-from asg_book.experiments import PROFILES
+from asg.trainers.devices import make_accelerator
+from asg_book.profiles import PROFILES
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,7 @@ from scipy import stats
 
 from asg_book import automatic
 from asg_book.automatic import RULES, WEIGHTS, distance, lowest, predicted_gains, predictor, table
-from asg_book.experiments import EXPERIMENTS
+from asg_book.catalogue import EXPERIMENTS
 from asg_book.paying import SIGNALS
 
 

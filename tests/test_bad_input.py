@@ -35,7 +35,7 @@ from asg.model_files import load_model
 from asg.models import create, load_weights
 from asg.run import run
 from asg.trainers import classification
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -482,7 +482,7 @@ import numpy as np, torch
 from asg import AsgError, progress, records
 from asg.config import make_config
 from asg.data.images import ImageSet, materialise
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 from asg.run import run
 
 def files():

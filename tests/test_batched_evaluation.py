@@ -17,7 +17,7 @@ from asg.dense_metrics import confusion_matrix
 from asg.dense_models import predict
 from asg.pseudo_labels import ConfidenceHistograms
 from asg.trainers import segmentation, self_training
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 CPU = torch.device("cpu")
 CONFIG = make_config(PROFILES["toy"], {"data": "toy-scenes", "batch": 4})

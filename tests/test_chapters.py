@@ -16,11 +16,11 @@ import yaml
 from asg import AsgError
 from asg.run import run
 from asg_book import analysis, build, plots
-from asg_book.pages import PARAMETERS, bind, bind_each, check_parameters
+from asg_book.binding import PARAMETERS, bind, bind_each, check_parameters
 
 CHAPTERS = build.chapters()
 GUIDANCE = build.BOOK / "chapters" / "03_proxy_guidance.ipynb"
-DRAWING = ("pages.figure(", "pages.pictured(", "pages.live(", ".intervals(")
+DRAWING = ("figures.figure(", "figures.pictured(", "figures.live(", ".intervals(")
 BY_NAME = pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda p: p.stem)
 
 

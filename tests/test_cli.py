@@ -26,8 +26,9 @@ from asg.metrics import forward_all
 from asg.own import model_of
 from asg.recipes import RECIPES
 from asg.trainers.classification import make_evaluation
+from asg_book.catalogue import get
 from asg_book.cli import app, train_missing
-from asg_book.experiments import PROFILES, get
+from asg_book.profiles import PROFILES
 
 TINY = {"size": 32, "backbone": "timm:test_efficientnet", "weights": "random", "head_width": 8, "steps": 6,
         "batch": 4, "warmup": 2, "evaluations": 2, "threads": 1}  # fmt: skip

@@ -27,7 +27,7 @@ from asg.controllers.learned import load_policy
 from asg.run import run
 from asg_book import cluster
 from asg_book.cli import app
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 from asg_book.workers import in_workers
 
 ARGUMENTS = ["reproduce", "--experiment", "trials_large", "--profile", "toy", "--jobs", "2"]

@@ -14,9 +14,9 @@ from asg.contrastive import MOMENTUM, TEMPERATURE, Contrast, attention_pool, com
 from asg.models import build, layer_groups
 from asg.run import run, trained
 from asg.trainers import segmentation
-from asg.trainers.loop import make_accelerator
+from asg.trainers.devices import make_accelerator
 from asg.trainers.regularisers import make_penalty
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 CPU = torch.device("cpu")
 CSG = {"kind": "csg", "strength": 0.1, "queue": 20}

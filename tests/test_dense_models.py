@@ -18,7 +18,7 @@ from asg.data import toy
 from asg.dense_models import DeepLabV2Head, DeepLabV3Head, DenseStudent, FCNHead, Upscore, build_dense, predict
 from asg.models import build, drift, layer_groups
 from asg.trainers import loop, segmentation
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLASSES = 5

@@ -15,7 +15,8 @@ from asg.config import RunConfig, make_config
 from asg.data import visda
 from asg.dryrun import Plan, count, dry_run, measure, report
 from asg.models import build
-from asg_book.experiments import PROFILES, get
+from asg_book.catalogue import get
+from asg_book.profiles import PROFILES
 
 BLOCKS, WIDTHS = (3, 4, 23, 3), (64, 128, 256, 512)  # ResNet-101: He et al. 2016, table 1
 TRAIN = 152_397 - math.ceil(152_397 / 100)

@@ -11,7 +11,7 @@ from asg.config import RunConfig, make_config
 from asg.controllers.learned import Policy, Spec, save_policy
 from asg.models import build, layer_groups
 from asg.run import run, trained
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 FAMILIES = {  # name, input size, parameters that a policy would set the rates of: groups
     "timm:vit_tiny_patch16_224": 224,

@@ -17,7 +17,7 @@ from asg.data import read_domains
 from asg.data.images import StepSampler
 from asg.models import build, imagenet_network
 from asg.run import run
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 STEPS, BATCH, WEIGHT = 10, 4, 0.5

@@ -11,18 +11,11 @@ from asg.data import load_domains, subset
 from asg.models import build
 from asg.run import run
 from asg.trainers.classification import make_evaluation, train
-from asg_book.experiments import (
-    BOOK,
-    CHOSEN,
-    EXPERIMENTS,
-    PROFILES,
-    REPEATS,
-    Experiment,
-    get,
-    learned,
-    policy_config,
-    policy_name,
-)
+from asg_book.catalogue import EXPERIMENTS, get
+from asg_book.catalogue.rivals import CHOSEN
+from asg_book.experiment import Experiment
+from asg_book.policies import REPEATS, policy_config
+from asg_book.profiles import BOOK, PROFILES, learned, policy_name
 
 ARMS = [(e.id, arm) for e in EXPERIMENTS.values() for arm in e.arms]
 # Read in Chen et al. 2021 (CSG), table 1: the only numbers that may be printed for VisDA-17.

@@ -15,7 +15,7 @@ from asg import AsgError, dense_models, export
 from asg.config import make_config
 from asg.model_files import load_model, save_model
 from asg.models import build
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 CLASSES = ("a cup", "Tür", "x")
 # With neither this package nor its commands: what a program of someone else's does.

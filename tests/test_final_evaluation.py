@@ -14,8 +14,8 @@ from asg.data import load_domains, read_domains
 from asg.data.images import make_folder
 from asg.models import build
 from asg.trainers import classification, self_training
-from asg_book.experiments import PROFILES
 from asg_book.golden import centred
+from asg_book.profiles import PROFILES
 
 COSTLY = {"hse0", "hse1", "hse2", "cka"}
 

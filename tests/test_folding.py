@@ -16,7 +16,7 @@ from asg.folding import fold, is_folded
 from asg.models import build
 from asg.run import run
 from asg.trainers import frozen
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 NETWORKS = {
     "resnet18": torchvision.models.resnet18,

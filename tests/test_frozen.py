@@ -13,7 +13,7 @@ from asg.losses import proxy_guidance
 from asg.metrics import forward_all
 from asg.models import Student, build
 from asg.trainers import classification, frozen, segmentation
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 CPU = torch.device("cpu")
 

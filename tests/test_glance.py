@@ -9,8 +9,10 @@ import shlex
 import pytest
 import yaml
 
-from asg_book import build, glance, pages, plots
-from asg_book.experiments import CRST_README, CSG_TABLE_1, CSG_TABLE_5, DATA, EXPERIMENTS
+from asg_book import binding, build, formatting, glance, pages, plots
+from asg_book.catalogue import EXPERIMENTS
+from asg_book.catalogue.published import CRST_README, CSG_TABLE_1, CSG_TABLE_5
+from asg_book.catalogue.synthetic_data import DATA
 from asg_book.glance import BEYOND, PAPER, Panel
 
 PANELS = [panel for panels in (PAPER | BEYOND).values() for panel in panels]
@@ -35,10 +37,10 @@ def records(metric: str, *values: float) -> list[dict]:
     return [{"seed": seed, "final": final, "best_on_target": final} for seed, final in enumerate(finals)]
 
 
-def bound(experiment: str, **arms: list[dict]) -> pages.Bound:
+def bound(experiment: str, **arms: list[dict]) -> binding.Bound:
     declared = EXPERIMENTS[experiment]
     made = {arm: arms.get(arm, []) for arm in declared.arms}
-    return pages.Bound(declared, declared.home, made, {}, declared.seeds_of(declared.home), False, made)
+    return binding.Bound(declared, declared.home, made, {}, declared.seeds_of(declared.home), False, made)
 
 
 @pytest.fixture
@@ -120,7 +122,7 @@ def test_a_table_and_its_findings_say_what_the_records_say(displayed: list):
     assert line in findings.data and findings.data.count("\n") == 0
     # t₁ = .10005 / .00005, whose p value is (2 / π) · arctan(1 / t), times the differences of the family
     p = 2 / math.pi * math.atan(0.00005 / 0.10005)
-    assert f"(corrected p {pages.show_p(len(EXPERIMENTS['guidance'].family) * p)})" in findings.data
+    assert f"(corrected p {formatting.show_p(len(EXPERIMENTS['guidance'].family) * p)})" in findings.data
 
 
 def test_words_and_marks_follow_the_corrected_verdict():

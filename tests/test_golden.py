@@ -8,7 +8,9 @@ from asg import AsgError, records
 from asg.recipes import recipe_of
 from asg.trainers.loop import FIRST
 from asg_book import golden
-from asg_book.experiments import EXPERIMENTS, POLICIES, Experiment
+from asg_book.catalogue import EXPERIMENTS
+from asg_book.experiment import Experiment
+from asg_book.policies import POLICIES
 
 GOLDEN = golden.read_golden()
 

@@ -11,8 +11,8 @@ import pytest
 
 from asg.config import make_config
 from asg.run import run
-from asg_book import pages
-from asg_book.experiments import PROFILES
+from asg_book import status
+from asg_book.profiles import PROFILES
 
 spec = importlib.util.spec_from_file_location("gpu", Path(__file__).parents[1] / "benchmarks" / "gpu.py")
 gpu = importlib.util.module_from_spec(spec)
@@ -38,7 +38,7 @@ def test_every_kind_of_case_is_measured_and_shown(workplace, monkeypatch, capsys
     for case in measured["cases"].values():
         assert case["images_per_second"] * case["seconds_per_step"] == pytest.approx(2)
         assert case["evaluated_per_second"] > 0 and case["planned_mb"] > 0 and case["memory_mb"] is None
-    assert "plain, fp32" in pages.gpu().to_html() and capsys.readouterr().out.startswith("plain, fp32: ")
+    assert "plain, fp32" in status.gpu().to_html() and capsys.readouterr().out.startswith("plain, fp32: ")
 
 
 @pytest.mark.slow
@@ -50,7 +50,7 @@ def test_segmentation_is_measured_with_the_papers_networks(workplace, monkeypatc
 
 
 def test_without_a_gpu_or_a_measurement_there_is_a_sentence(workplace, monkeypatch):
-    assert "Not measured: `python benchmarks/gpu.py`" in pages.gpu().data
+    assert "Not measured: `python benchmarks/gpu.py`" in status.gpu().data
     monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(sys, "argv", ["gpu.py"])
     with pytest.raises(SystemExit, match="there is no CUDA device"):

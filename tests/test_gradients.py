@@ -11,7 +11,7 @@ from asg.controllers.gradients import BATCHES, NORMALISATION, AutoRGN, relative_
 from asg.controllers.hand_tuned import schedule
 from asg.models import build, layer_groups
 from asg.run import run
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 
 def toy(**overrides: object) -> RunConfig:

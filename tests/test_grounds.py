@@ -8,7 +8,7 @@ from test_mini import needs_mini
 
 from asg.config import make_config
 from asg.data import grounds, read_domains
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 
 def rng(seed: int) -> np.random.Generator:

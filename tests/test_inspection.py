@@ -14,7 +14,8 @@ from asg.models import build
 from asg.run import run, trained
 from asg.trainers import classification
 from asg_book import inspection
-from asg_book.experiments import PROFILES, get
+from asg_book.catalogue import get
+from asg_book.profiles import PROFILES
 
 
 def test_a_subset_keeps_its_clusters(workplace):

@@ -12,8 +12,8 @@ from asg import records
 from asg.config import make_config
 from asg.interrupts import EXIT_CODE, requests
 from asg.run import run
+from asg_book.catalogue import get
 from asg_book.cli import app
-from asg_book.experiments import get
 
 # `asg run` that is asked to end in the step argv[1] of its training; 0: not.
 ASKED = """

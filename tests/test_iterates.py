@@ -12,7 +12,7 @@ from asg.models import build
 from asg.run import run, trained
 from asg.trainers import classification
 from asg.trainers.interpolation import interpolate
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 
 def toy(**overrides: object) -> RunConfig:

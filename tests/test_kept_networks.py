@@ -15,7 +15,7 @@ from asg.data import load_domains
 from asg.metrics import forward_all
 from asg.run import network_path, run, trained
 from asg.trainers import classification, segmentation
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 
 def toy(**overrides: object) -> RunConfig:

@@ -13,7 +13,7 @@ from asg.data.images import ImageSet
 from asg.data.looks import LOOKS, fewer, mixed_looks, with_detail, with_look
 from asg.data.segmentation import SegmentationSet
 from asg.recipes import recipe_of
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 
 def images(*pictures: np.ndarray) -> ImageSet:

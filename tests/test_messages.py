@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from asg import cli, messages, records
 from asg.run import training
+from asg_book.catalogue import get
 from asg_book.cli import app
-from asg_book.experiments import get
 
 RUN = ["run", "guidance", "--arm", "small_proxy", "--seed", "0", "--profile", "toy", "--device", "cpu"]
 SHORT = ["--set", "steps=20", "--set", "evaluations=2"]

@@ -16,8 +16,8 @@ from asg.config import RunConfig, make_config
 from asg.model_files import load_model, save_model
 from asg.models import build, create, drift, layer_groups, load_weights, split_classifier
 from asg.trainers.frozen import fingerprint
-from asg.trainers.loop import make_optimiser
-from asg_book.experiments import PROFILES
+from asg.trainers.optimiser import make_optimiser
+from asg_book.profiles import PROFILES
 
 TOY = make_config(PROFILES["toy"])
 FAMILIES = {  # backbone → (pixels, width of the pooled features)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from asg.trainers.loop import make_optimiser
-from asg.trainers.optimiser import ReferenceSGD
-from asg_book.experiments import PROFILES, make_config
+from asg.config import make_config
+from asg.trainers.optimiser import ReferenceSGD, make_optimiser
+from asg_book.profiles import PROFILES
 
 CURVATURE = 3.0  # the loss is CURVATURE/2 · θ², the gradient CURVATURE · θ
 

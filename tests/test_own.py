@@ -28,7 +28,7 @@ from asg.data.images import Draws, Repeated
 from asg.metrics import ranked
 from asg.trainers import classification, self_training
 from asg_book.cli import app
-from asg_book.experiments import policy_config
+from asg_book.policies import policy_config
 
 TINY = {
     "backbone": "timm:test_efficientnet", "weights": "random", "size": 32, "head_width": 8, "steps": 4, "batch": 4,

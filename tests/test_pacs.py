@@ -25,7 +25,7 @@ from asg import AsgError
 from asg.config import make_config
 from asg.data import data_root, pacs, read_domains
 from asg.data.images import UNLABELLED
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 DATA = data_root() / "pacs"
 needs_pacs = pytest.mark.skipif(

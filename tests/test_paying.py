@@ -10,7 +10,7 @@ from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
 from asg_book import paying
-from asg_book.experiments import EXPERIMENTS
+from asg_book.catalogue import EXPERIMENTS
 from asg_book.paying import CASES, SIGNALS, Case
 
 

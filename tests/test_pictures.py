@@ -22,11 +22,12 @@ from asg.config import make_config
 from asg.data import load_domains, read_domains, subset
 from asg.models import build
 from asg.run import run, trained
-from asg_book import inspection, pages, pictures, plots
+from asg_book import binding, figures, inspection, pictures, plots
 from asg_book.build import BOOK, benchmarks
+from asg_book.catalogue import get
 from asg_book.cli import app
-from asg_book.experiments import PROFILES, get
 from asg_book.pictures import SHOWN, Picture, Shown
+from asg_book.profiles import PROFILES
 
 CHAPTERS = {"oracle": "02_the_gap", "comparison": "09_looking_inside", "segmentation": "12_segmentation"}
 EACH = pytest.mark.parametrize(
@@ -199,8 +200,8 @@ def test_images_that_cannot_be_read_are_replaced_by_what_says_how_to_get_them(wo
     domains = read_domains(make_config(PROFILES["cartoon"]))
     arrays = {"networks": ["ImageNet"], "maps": np.zeros((1, 1, 4, 4)), "titles": [["dog", "beagle"]]}
     outputs = [
-        pages.pictured(plots.gallery, domains.source),
-        pages.pictured(plots.heat_maps, domains.target, chosen=np.array([3]), **arrays),
+        figures.pictured(plots.gallery, domains.source),
+        figures.pictured(plots.heat_maps, domains.target, chosen=np.array([3]), **arrays),
     ]
     for output in outputs:
         assert isinstance(output, Markdown) and "run `python data_scripts/pacs.py`" in output.data
@@ -209,7 +210,7 @@ def test_images_that_cannot_be_read_are_replaced_by_what_says_how_to_get_them(wo
         )  # of this machine a page says nothing
     assert plots.plt.get_fignums() == []
     photos = read_domains(make_config(PROFILES["toy"])).target
-    assert isinstance(pages.pictured(plots.gallery, photos), Figure)
+    assert isinstance(figures.pictured(plots.gallery, photos), Figure)
     assert plots.plt.get_fignums() == []
 
 
@@ -236,7 +237,7 @@ def test_chapters_show_the_figures_of_the_book(monkeypatch, experiment, profile,
     (parameters,) = (cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
     given = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(parameters).body}
     assert given["arms"] == [] and any(f"pictures.{make.__name__}(" in cell.source for cell in cells)
-    bound = pages.bind(experiment, profile, given["seeds"], SHOWN[experiment].arms)
+    bound = binding.bind(experiment, profile, given["seeds"], SHOWN[experiment].arms)
     assert make(bound.configs).path == make(pictures.configs_of(experiment, profile)).path
     assert given["profile"] in ("", *SHOWN[experiment].profiles)
 

@@ -26,8 +26,11 @@ from asg.models import layer_groups
 from asg.reinforce import search_ratios, train_policy
 from asg.run import run
 from asg.trainers.classification import train
-from asg.trainers.loop import fit, make_accelerator
-from asg_book.experiments import EPISODES, POLICIES, PROFILES, policy_config
+from asg.trainers.devices import make_accelerator
+from asg.trainers.loop import fit
+from asg.trainers.task import Task
+from asg_book.policies import EPISODES, POLICIES, policy_config
+from asg_book.profiles import PROFILES
 
 POLICIES_HERE = records.REPOSITORY / "policies"
 RESNET = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "head")
@@ -252,9 +255,8 @@ def test_another_task_takes_the_controller_as_it_is(workplace):
         return {"total": loss, "task": loss}
 
     controller = make_controller(config, groups, len(images))
-    done = fit(
-        config, network, groups, images, objective, lambda now: {}, controller, workplace.runs, make_accelerator(config, "cpu")
-    )  # fmt: skip
+    task = Task(network, groups, images, objective, lambda now: {})
+    done = fit(config, task, controller, workplace.runs, make_accelerator(config, "cpu"))
     assert done.step == 8 and [d["step"] for d in controller.decisions] == [3, 6]
     assert controller.state()[4] == pytest.approx(network[2].weight.std().item(), rel=0.05)
 

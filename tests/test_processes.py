@@ -24,10 +24,11 @@ from asg.config import RunConfig, make_config
 from asg.controllers.learned import Policy, Spec, save_policy
 from asg.run import network_path, run
 from asg.trainers import self_training
-from asg.trainers.loop import make_accelerator
+from asg.trainers.devices import make_accelerator
+from asg_book.catalogue import get
 from asg_book.cli import app
-from asg_book.experiments import PROFILES, get
 from asg_book.golden import centred
+from asg_book.profiles import PROFILES
 
 # The result of every configuration of argv[1], a JSON list of (way, configuration), goes to argv[2], by process.
 # The main process takes longer for the first teacher's outputs than the others may wait for a message of the group.

@@ -12,7 +12,7 @@ from asg.dense_losses import segmentation_loss
 from asg.models import build
 from asg.run import run, trained
 from asg.trainers.projection import FTP, TPGM, Projection, length, make_projection, projected
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 
 def toy(**overrides: object) -> RunConfig:

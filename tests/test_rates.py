@@ -20,7 +20,7 @@ from asg.data.images import StepSampler
 from asg.models import build, layer_groups
 from asg.run import run
 from asg.trainers.optimiser import ReferenceSGD
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 
 def two_layers(lr: float = 0.5) -> tuple[nn.Module, torch.optim.SGD]:

@@ -19,7 +19,7 @@ from asg.data import visda
 from asg.models import build
 from asg.recipes import RECIPES, recipe_of
 from asg.run import run
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 REPOSITORY = Path(__file__).parents[1]
 HASH = re.compile(r"[0-9a-f]{12}")

@@ -11,7 +11,7 @@ from asg.data import load_domains
 from asg.models import build
 from asg.trainers import frozen, regularisers
 from asg.trainers.regularisers import backbone, fisher, make_penalty, of_mean_one, path_importance, path_integral
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 CPU = torch.device("cpu")
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from asg.config import MetaConfig, make_config
 from asg.controllers.learned import Policy, Spec
 from asg.reinforce import REWARDS, Learner, Learning, Window, mean_ratios, product_of_means, reinforce_loss, returns
-from asg_book.experiments import PROFILES, policy_config
+from asg_book.policies import policy_config
+from asg_book.profiles import PROFILES
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -15,8 +15,9 @@ from asg import AsgError, remembering
 from asg.config import make_config
 from asg.data import data_root, imagenet
 from asg.models import build
+from asg_book.catalogue import get
 from asg_book.cli import app
-from asg_book.experiments import PROFILES, get
+from asg_book.profiles import PROFILES
 
 SAMPLE = Path(__file__).parents[2] / "shared" / "imagenet_sample"
 

@@ -14,9 +14,10 @@ from asg.config import RunConfig, make_config
 from asg.recipes import RECIPES
 from asg.run import run
 from asg_book import golden
+from asg_book.catalogue import get
 from asg_book.cli import sample
-from asg_book.experiments import PROFILES, get
 from asg_book.golden import centred
+from asg_book.profiles import PROFILES
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIGS = {

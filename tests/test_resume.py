@@ -13,7 +13,7 @@ from asg.config import RunConfig, make_config
 from asg.data.images import StepSampler
 from asg.run import run
 from asg.trainers import classification, loop
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 CLOCK = ("seconds", "seconds_preparing", "peak_memory_mb", "finished")
 PER_EPOCH = 48 // 8  # the toy data and batch

@@ -24,8 +24,8 @@ from asg.pseudo_labels import class_thresholds, hard_labels, mrkld, soft_labels
 from asg.trainers import self_training
 from asg.trainers.self_training import Halves, Labeller, Union, label, make_objective, survey
 from asg.trainers.task import Task
-from asg_book.experiments import PROFILES
 from asg_book.golden import centred
+from asg_book.profiles import PROFILES
 
 ADAPT = {"rounds": 2, "length": 0.5, "rate": 1.0, "portion": 0.5, "growth": 0.5}
 HOW = {"CBST": {}, "MRKLD": {"mrkld": 0.1}, "LRENT": {"lrent": 0.25}, "both": {"mrkld": 0.1, "lrent": 0.25}}

@@ -9,10 +9,11 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, mutual_info_score
 
 from asg import signals
+from asg.config import make_config
 from asg.data.images import ImageSet
 from asg.data.looks import LOOKS
 from asg.run import run
-from asg_book.experiments import PROFILES, make_config
+from asg_book.profiles import PROFILES
 
 
 def certain(answers: torch.Tensor, classes: int) -> torch.Tensor:

@@ -6,9 +6,9 @@ import pytest
 from matplotlib import pyplot as plt
 
 from asg_book import plots, since
-from asg_book.experiments import EXPERIMENTS
-from asg_book.pages import Bound, bind
-from asg_book.successors import SHARES
+from asg_book.binding import Bound, bind
+from asg_book.catalogue import EXPERIMENTS
+from asg_book.catalogue.successors import SHARES
 
 
 def bound(**starts: dict[float, tuple[float, float, float]]) -> Bound:

@@ -21,7 +21,7 @@ from asg.data.augment import make_change
 from asg.data.images import Stored, materialise, subset
 from asg.data.looks import mixed_looks, with_detail, with_look
 from asg.data.segmentation import Augmentation
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 
 def same(one: object, other: object) -> bool:

@@ -20,8 +20,9 @@ from asg.data import read_domains, street, unlabelled, with_truth
 from asg.data.images import UNLABELLED
 from asg.run import run
 from asg.trainers import self_training
-from asg_book.experiments import PROFILES, get
+from asg_book.catalogue import get
 from asg_book.golden import centred
+from asg_book.profiles import PROFILES
 
 # Published: name, label id, train id (helpers/labels.py of cityscapesScripts; 255 and −1 are not evaluated).
 PUBLISHED = """

@@ -12,7 +12,7 @@ from asg import AsgError, progress, records, tracking
 from asg.config import make_config
 from asg.run import run
 from asg_book.cli import app
-from asg_book.experiments import PROFILES
+from asg_book.profiles import PROFILES
 
 
 def config_of(**overrides: object):

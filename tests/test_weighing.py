@@ -16,7 +16,8 @@ from asg.run import run, trained
 from asg.trainers import frozen
 from asg.trainers.classification import make_objective
 from asg.trainers.weighing import balanced_weight
-from asg_book.experiments import PROFILES, SCENES
+from asg_book.catalogue.scenes import SCENES
+from asg_book.profiles import PROFILES
 
 CPU = torch.device("cpu")
 BALANCED = {"guidance": 1.0, "weigh": "gradients"}

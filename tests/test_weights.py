@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from asg.config import make_config
 from asg.data import data_root
 from asg.data.images import square
 from asg.models import Student, build
-from asg_book.experiments import PROFILES, make_config
+from asg_book.profiles import PROFILES
 
 # A folder of ImageNet validation photographs with labels.csv (file,label); not part of the repository.
 SAMPLE = Path(os.environ.get("ASG_IMAGENET_SAMPLE", Path(__file__).parents[2] / "shared" / "imagenet_sample"))

@@ -31,8 +31,9 @@ from asg.metrics import (
 )
 from asg.models import Student, build, drift, layer_groups
 from asg.trainers import frozen
+from asg.trainers.conduct import conduct
 from asg.trainers.regularisers import Penalty, make_penalty
-from asg.trainers.task import Task, conduct
+from asg.trainers.task import Task
 from asg.trainers.weighing import weigh
 
 IMAGENET_CLASSES = 1000
@@ -75,6 +76,32 @@ def make_objective(
     return objective
 
 
+def mapping_of(domains: Domains, student: Student) -> Tensor | None:
+    """The classes of a benchmark that ImageNet's stand for (:func:`asg.metrics.class_map`); None where none is known.
+
+    Raises :class:`AsgError` for a network whose classifier is of other classes than ImageNet-1k's.
+    """
+    if domains.imagenet_classes is None:
+        return None
+    if student.kept_head.out_features != IMAGENET_CLASSES:
+        raise AsgError(
+            f"The network has {student.kept_head.out_features} classes, and the benchmark's class mapping is of "
+            f"ImageNet's {IMAGENET_CLASSES}: choose a backbone with an ImageNet-1k classifier."
+        )
+    return class_map(domains.imagenet_classes, domains.source.classes, student.kept_head.out_features)
+
+
+def signals_of(student: Student, source: ImageSet, mapping: Tensor | None, device: torch.device) -> dict[str, float]:
+    """What the ImageNet network's answers on the source say (:mod:`asg.signals`)."""
+    teacher = frozen.log_probabilities(student, source, device)
+    numbers = {
+        "entropy": signals.answers_entropy(teacher), "information": signals.shared_information(teacher, source.labels),
+    }  # fmt: skip
+    if mapping is not None:
+        numbers["mapped"] = signals.mapped_accuracy(teacher, source.labels, mapping)
+    return numbers
+
+
 def make_evaluation(student: Student, domains: Domains, config: RunConfig, device: torch.device) -> Callable[..., dict]:
     """``evaluate(student, final=False)``: every number of an evaluation, on held-out renders and on photos.
 
@@ -90,28 +117,14 @@ def make_evaluation(student: Student, domains: Domains, config: RunConfig, devic
     :mod:`asg.signals` says of the source (``entropy``, ``information``, ``mapped``) and of held-out images under every
     look (``looks``).
     """
-    mapping = None
-    if domains.imagenet_classes is not None:
-        if student.kept_head.out_features != IMAGENET_CLASSES:
-            raise AsgError(
-                f"{config.backbone} has {student.kept_head.out_features} classes, and the benchmark's class mapping is "
-                f"of ImageNet's {IMAGENET_CLASSES}: choose a backbone with an ImageNet-1k classifier."
-            )
-        mapping = class_map(domains.imagenet_classes, domains.source.classes, student.kept_head.out_features)
+    mapping = mapping_of(domains, student)
     held, photos = domains.validation, domains.target
     batch = frozen.evaluation_batch(device)
     held_teacher = frozen.log_probabilities(student, held, device)
     if photos is not None:
         photo_teacher = frozen.log_probabilities(student, photos, device)
         photo_features = frozen.features(student, photos, device)
-    source_signals = {}
-    if config.signals:
-        source = domains.source
-        teacher = frozen.log_probabilities(student, source, device)
-        source_signals["entropy"] = signals.answers_entropy(teacher)
-        source_signals["information"] = signals.shared_information(teacher, source.labels)
-        if mapping is not None:
-            source_signals["mapped"] = signals.mapped_accuracy(teacher, source.labels, mapping)
+    of_source = signals_of(student, domains.source, mapping, device) if config.signals else {}
     start = {k: [p.detach().clone() for p in v] for k, v in layer_groups(student).items() if k != "head"}
 
     def evaluate(now: Student, *, final: bool = False) -> dict:
@@ -147,7 +160,7 @@ def make_evaluation(student: Student, domains: Domains, config: RunConfig, devic
                 numbers["cka"] = linear_cka(features, photo_features)
         if final and config.signals:
             numbers["looks"] = signals.under_looks(now, held, batch, device)
-            numbers |= source_signals
+            numbers |= of_source
         return numbers
 
     return evaluate
@@ -189,5 +202,5 @@ def train(
     stop: int | None = None,
     domains: Domains | None = None,
 ) -> tuple[dict, Student]:
-    """One run: see :func:`asg.trainers.task.conduct`; ``domains`` as for :func:`prepare`."""
+    """One run: see :func:`asg.trainers.conduct.conduct`; ``domains`` as for :func:`prepare`."""
     return conduct(config, folder, device, partial(prepare, domains=domains), on_evaluation, stop)

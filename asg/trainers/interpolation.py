@@ -11,8 +11,11 @@ from torch import nn
 
 from asg.config import RunConfig
 from asg.data.images import total_steps
-from asg.trainers.loop import Progress, is_finite, make_accelerator, raise_diverged
-from asg.trainers.task import Task, cpu_threads, result_of
+from asg.trainers.checkpoints import Progress
+from asg.trainers.conduct import cpu_threads, result_of
+from asg.trainers.devices import make_accelerator
+from asg.trainers.divergence import is_finite, raise_diverged
+from asg.trainers.task import Task
 
 
 @torch.no_grad()

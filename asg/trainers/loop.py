@@ -1,7 +1,6 @@
 """The one training loop: steps, layer-wise rates, evaluations, checkpoints.
 
-It knows nothing of the task. A task gives the network, its layer groups, an objective for one batch
-and an evaluation.
+It knows nothing of the task (:class:`asg.trainers.task.Task`).
 """
 
 from __future__ import annotations
@@ -10,26 +9,25 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.state import AcceleratorState
-from accelerate.utils import patch_environment
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from asg import AsgError, processes, tracking
+from asg import processes, tracking
 from asg.config import RunConfig
 from asg.controllers.base import Controller
-from asg.data.images import StepSampler, total_steps
+from asg.data.images import total_steps
 from asg.interrupts import Stopped, requests
-from asg.trainers.optimiser import ReferenceSGD
+from asg.trainers.average import Average
+from asg.trainers.checkpoints import Progress, load_checkpoint, save_checkpoint
+from asg.trainers.divergence import is_finite, raise_diverged
+from asg.trainers.optimiser import make_optimiser
 from asg.trainers.projection import Projection
+from asg.trainers.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -38,288 +36,205 @@ CHECK = 10  # steps between two looks at the loss: each look waits for the devic
 CHECKPOINT_SECONDS = 120.0  # at most this much work is lost to an interruption
 
 
-class Diverged(AsgError):
-    """A loss, a weight or a result is no longer finite."""
-
-
-@dataclass
-class Progress:
-    """What a checkpoint keeps besides weights and momentum."""
-
-    step: int = 0
-    first_losses: list[dict[str, float]] = field(default_factory=list)  # of each of the first steps
-    evaluations: list[dict] = field(default_factory=list)
-    seconds: float = 0.0
-    window: dict[str, float] = field(default_factory=dict)  # sums of the losses since the last evaluation
-    window_steps: int = 0
-
-
-def make_accelerator(config: RunConfig, device: str | None) -> Accelerator:
-    """accelerate's view of ``device`` (None: the best there is); processes that share a run split its batches.
-
-    Raises :class:`AsgError` for a device that there is not (see :func:`asg.processes.device_kind`) and for a batch
-    that does not divide.
-    """
-    kind, several = processes.device_kind(device), processes.launched() > 1
-    if config.batch % processes.launched():
-        raise AsgError(
-            f"A batch of {config.batch} cannot be split over {processes.launched()} processes: choose a batch that "
-            "their number divides, or another number of processes."
-        )
-    if config.precision == "fp16" and kind == "cpu":
-        raise AsgError("fp16 needs a GPU: give precision = bf16 or no, or another device.")
-    AcceleratorState._reset_state(reset_partial_state=True)  # else a process's first run fixes precision and device
-    with patch_environment(**({"ACCELERATE_TORCH_DEVICE": device} if device and not several else {})):
-        accelerator = Accelerator(
-            cpu=kind == "cpu",
-            mixed_precision=config.precision,
-            dataloader_config=DataLoaderConfiguration(
-                split_batches=True, dispatch_batches=False, even_batches=False, non_blocking=kind == "cuda"
-            ),
-            **tracking.arguments(),
-        )
-    if accelerator.num_processes != processes.launched() or accelerator.device.type != kind:
-        raise AsgError(
-            f"accelerate gives {accelerator.num_processes} processes on {accelerator.device.type} where "
-            f"{processes.launched()} on {kind} were asked for: unset the ACCELERATE_… variables of the environment."
-        )
-    processes.meet()
-    return accelerator
-
-
-def make_optimiser(config: RunConfig, groups: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
-    """SGD with one parameter group a layer group, in the variant that ``config.sgd`` names."""
-    parameters = [{"params": group, "name": name} for name, group in groups.items()]
-    kind = {"reference": ReferenceSGD, "torch": torch.optim.SGD}[config.sgd]
-    return kind(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-
-
-def make_average(config: RunConfig, network: nn.Module) -> AveragedModel | None:
-    r"""The average that ``config.average`` names, over all weights; None: the last iterate is evaluated.
-
-    ``ema``: :math:`\bar\theta \leftarrow d\,\bar\theta + (1 - d)\,\theta` after every step, from the first iterate on;
-    ``swa`` (Izmailov et al. 2018): the mean of the iterates after a share of the steps (departure 35).
-    """
-    if config.average is None:
-        return None
-    if config.average.kind == "ema":
-        return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.average.decay))
-    return AveragedModel(network)
-
-
 def evaluation_steps(total: int, count: int) -> set[int]:
     """Step 0, then ``count`` evenly spaced steps; the last is ``total``."""
     return {0, *(math.ceil(total * k / count) for k in range(1, count + 1))}
 
 
-def save_checkpoint(path: Path, progress: Progress, parts: dict) -> None:
-    """Write the state of ``parts`` to ``path`` at once; a full disk leaves the former checkpoint as it was."""
-    partial = path.with_suffix(".partial")
-    state = {"progress": vars(progress), **{k: part.state_dict() for k, part in parts.items() if part is not None}}
-    try:
-        torch.save(state, partial)
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        partial.unlink(missing_ok=True)
-        raise AsgError(
-            f"The checkpoint {path} cannot be written ({str(error).splitlines()[0]}): free some space and run the "
-            "same command again; it goes on from the last checkpoint."
-        ) from None
+class Training:
+    """A training in progress: what a step changes, and how far it has come.
 
+    It goes on from the checkpoint of ``folder``, if there is one. ``stop``: steps of the whole training after which it
+    ends, not evaluated there. ``projection`` bounds the weights after each step.
+    """
 
-def raise_diverged(config: RunConfig, step: int, folder: Path | None = None) -> NoReturn:
-    """Raise :class:`Diverged` with what to do; ``folder`` holds the last good checkpoint, if there is one."""
-    last_good = f"; the last good checkpoint is in {folder}" if folder else ""
-    raise Diverged(
-        f"The training diverged (a loss, weight or result is not finite) by step {step}: lower lr ({config.lr:g}) or "
-        f"guidance ({config.guidance:g}), or lengthen warmup ({config.warmup}){last_good}."
-    )
+    def __init__(
+        self,
+        config: RunConfig,
+        task: Task,
+        controller: Controller,
+        folder: Path,
+        accelerator: Accelerator,
+        projection: Projection | None = None,
+        stop: int | None = None,
+    ) -> None:
+        self.config, self.task, self.controller, self.projection = config, task, controller, projection
+        self.accelerator, self.folder, self.path = accelerator, folder, folder / "checkpoint.pt"
+        self.total = total_steps(config, len(task.images))
+        self.end = self.total if stop is None else min(stop, self.total)
+        task.network.to(accelerator.device)
+        saved = load_checkpoint(self.path, accelerator.device) if processes.once(self.path.exists) else None
+        self.progress = Progress(**saved["progress"]) if saved else Progress()
 
+        start = self.progress.step
+        sampler = task.batches(len(task.images), config.batch, config.seed, start, self.end)
+        pinned = accelerator.device.type == "cuda"  # else there is nothing to copy while the device works
+        loader = DataLoader(task.images, batch_sampler=sampler, num_workers=config.workers, pin_memory=pinned)
+        network, self.optimiser, self.loader = accelerator.prepare(
+            task.network, make_optimiser(config, task.groups), loader
+        )
+        self.bare = accelerator.unwrap_model(network)
+        self.stepped = torch.compile(network) if config.compile else network
+        self.average = Average(config, self.bare, self.total)
+        parts = {
+            "network": self.bare,
+            "optimiser": self.optimiser,
+            "controller": controller,
+            "scaler": accelerator.scaler,
+            "average": self.average.model,
+            "projection": projection,
+        }
+        self.parts = {name: part for name, part in parts.items() if part is not None}
+        if saved:
+            for name, part in self.parts.items():
+                part.load_state_dict(saved[name])
+            log.info("goes on after step %d of %d", start, self.total)
 
-def is_finite(numbers: object) -> bool:
-    """Whether a number is finite, or every number of nested dicts and lists."""
-    if isinstance(numbers, dict | list):
-        return all(map(is_finite, numbers.values() if isinstance(numbers, dict) else numbers))
-    return math.isfinite(numbers)
+        window = self.progress.window.items()
+        self.sums: dict[str, Tensor] = {k: torch.tensor(v, device=accelerator.device) for k, v in window}
+        self.rates: dict[str, float] = {}
+        self.losses: dict[str, Tensor] = {}  # of the last step, as are the rates
+        self.began, self.saved = time.monotonic() - self.progress.seconds, time.monotonic()
+        self.noted = time.monotonic(), start
 
+    def step(self, indices: Tensor, x: Tensor, labels: Tensor) -> None:
+        """One step on a batch: the controller sets the rate of each layer group before it and is told the losses."""
+        step = self.progress.step
+        self.rates = self.controller.rates(step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rates[group["name"]]
+        losses = self.task.objective(self.stepped, indices, x, labels, self.controller.weight(step))
+        self.optimiser.zero_grad()
+        self.accelerator.backward(losses["total"])
+        self.optimiser.step()
+        if self.projection is not None:
+            self.projection.step(step)
+        self.average.update(step)
+        self.losses = self.accelerator.reduce({name: value.detach() for name, value in losses.items()}, "mean")
+        self.controller.observe(step, self.losses)
+        if step < FIRST:
+            self.progress.first_losses.append({name: float(value) for name, value in self.losses.items()})
+        for name, value in self.losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.progress.step += 1
+        self.progress.window_steps += 1
 
-def load_checkpoint(path: Path, device: torch.device) -> dict:
-    """What :func:`save_checkpoint` wrote; a broken file is named in the error."""
-    try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds for a broken file
-        raise AsgError(
-            f"The checkpoint {path} cannot be read ({type(error).__name__}): remove it, and the run starts afresh."
-        ) from None
+    def check(self) -> None:
+        """Look at the losses since the last evaluation and at the weights.
+
+        Raises :class:`~asg.trainers.divergence.Diverged` where one is no longer finite.
+        """
+        self.progress.window = {name: float(value) for name, value in self.sums.items()}
+        norms = torch.stack(torch._foreach_norm([p.detach() for p in self.bare.parameters()]))
+        if not (is_finite(self.progress.window) and bool(norms.isfinite().all())):
+            raise_diverged(self.config, self.progress.step, self.folder)
+        self.progress.seconds = time.monotonic() - self.began
+
+    def save(self) -> None:
+        """Write a checkpoint, of what :meth:`check` has passed; the main process does."""
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.path, self.progress, self.parts)
+            log.debug("step %d: checkpoint in %s", self.progress.step, self.path)
+            self.saved = time.monotonic()
+
+    def evaluate(self) -> dict:
+        """Evaluate the network as it is, or its average, and write a checkpoint."""
+        self.check()
+        progress, task = self.progress, self.task
+        means = {f"train_{name}": value / progress.window_steps for name, value in progress.window.items()}
+        measure = task.final if task.final and progress.step == self.total else task.evaluate
+        numbers = {"step": progress.step, **means, **measure(self.average.network.eval())}
+        self.bare.train()
+        numbers = processes.gathered(numbers)[0]  # the last bits may differ between devices, what is decided must not
+        if not is_finite(numbers):
+            raise_diverged(self.config, progress.step, self.folder)
+        progress.evaluations.append(numbers)
+        tracking.note(self.accelerator, "evaluation", numbers, progress.step)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items() if isinstance(value, float))
+        log.debug("step %d: %s", progress.step, shown)
+        self.sums.clear()
+        progress.window_steps = 0
+        self.check()
+        self.save()
+        return numbers
+
+    def note(self) -> None:
+        """Tell those who watch the run about its last step, and its speed since the last time."""
+        now, step, accelerator = time.monotonic(), self.progress.step, self.accelerator
+        tracking.note(accelerator, "loss", {name: value.item() for name, value in self.losses.items()}, step)
+        tracking.note(accelerator, "rate", self.rates, step)
+        then, before = self.noted
+        speed = {"images_per_second": (step - before) * self.config.batch / max(now - then, 1e-9)}
+        if accelerator.device.type == "cuda":
+            speed["memory_mb"] = torch.cuda.max_memory_allocated(accelerator.device) / 2**20
+        tracking.note(accelerator, "speed", speed, step)
+        self.noted = now, step
+
+    def is_asked_to_end(self, asked: Callable[[], bool]) -> bool:
+        """Whether a process was ``asked`` to end before the last step; of several ones all must agree on the step."""
+        if self.progress.step >= self.end:
+            return False
+        if processes.count() == 1:
+            return asked()
+        return self.progress.step % CHECK == 0 and any(processes.gathered(asked()))
 
 
 def fit(
     config: RunConfig,
-    network: nn.Module,
-    groups: dict[str, list[nn.Parameter]],
-    images: Dataset,
-    objective: Callable[[nn.Module, Tensor, Tensor, Tensor, float], dict[str, Tensor]],
-    evaluate: Callable[[nn.Module], dict],
+    task: Task,
     controller: Controller,
     folder: Path,
     accelerator: Accelerator,
-    on_evaluation: Callable[[dict], None] = lambda evaluation: None,
-    batches: Callable[[int, int, int, int, int], BatchSampler] = StepSampler,
-    final: Callable[[nn.Module], dict] | None = None,
-    stop: int | None = None,
     projection: Projection | None = None,
+    *,
+    on_evaluation: Callable[[dict], None] = lambda evaluation: None,
+    stop: int | None = None,
     known: dict | None = None,
 ) -> Progress:
-    """Train ``network`` in place and return its evaluations, going on from ``folder``'s checkpoint if any.
+    """Carry a :class:`Training` out, which trains ``task.network`` in place, and return its evaluations.
 
-    With ``stop`` it ends after that many steps of the whole training, not evaluated there.
-
-    ``objective(network, indices, x, labels, share)`` gives named losses, of which ``total`` is minimised; ``share`` is
-    that of λ (:meth:`~asg.controllers.base.Controller.weight`);
-    ``batches`` draws the indices of each step; ``final`` is called in place of ``evaluate`` after the last one.
-    ``projection`` bounds the weights after each step. ``known``: the evaluation of the start, where there is one.
-    The controller sets the rate of each layer group before each step and is told the losses after it.
-    Several processes share each batch: losses are averaged over them, as gradients are, so an objective that divides
-    by a count of its own part must scale it (:func:`asg.processes.share`). The main process alone writes the
-    checkpoint and calls ``on_evaluation``; every process ends with the same network and evaluations.
-    Raises :class:`Diverged` when the loss is no longer finite; the last good checkpoint stays. Raises
-    :class:`~asg.interrupts.Stopped` after a checkpoint, where the process was asked to end.
+    ``known``: the evaluation of the start, where there is one. Several processes share each batch, and gradients are
+    averaged over them; every process ends with the same network and evaluations, and the main one alone calls
+    ``on_evaluation``. Raises :class:`~asg.trainers.divergence.Diverged` when the loss is no longer finite; the last
+    good checkpoint stays. Raises :class:`~asg.interrupts.Stopped` after a checkpoint, where the process was asked to
+    end.
     """
-    total = total_steps(config, len(images))
-    optimiser, progress, path = make_optimiser(config, groups), Progress(), folder / "checkpoint.pt"
-    network.to(accelerator.device)
-    saved = load_checkpoint(path, accelerator.device) if processes.once(path.exists) else None
-    if saved is not None:
-        network.load_state_dict(saved["network"])
-        optimiser.load_state_dict(saved["optimiser"])
-        controller.load_state_dict(saved["controller"])
-        if projection is not None:
-            projection.load_state_dict(saved["projection"])
-        progress = Progress(**saved["progress"])
-        log.info("goes on after step %d of %d", progress.step, total)
-    end = total if stop is None else min(stop, total)
-    sampler = batches(len(images), config.batch, config.seed, progress.step, end)
-    pinned = accelerator.device.type == "cuda"  # else there is nothing to copy while the device works
-    loader = DataLoader(images, batch_sampler=sampler, num_workers=config.workers, pin_memory=pinned)
-    network, optimiser, loader = accelerator.prepare(network, optimiser, loader)
-    bare = accelerator.unwrap_model(network)
-    stepped = torch.compile(network) if config.compile else network
-    if saved is not None and "scaler" in saved and accelerator.scaler is not None:
-        accelerator.scaler.load_state_dict(saved["scaler"])
-    average = make_average(config, bare)
-    if saved is not None and average is not None:
-        average.load_state_dict(saved["average"])
-    averaged_from = math.floor(total * config.average.after) if average and config.average.kind == "swa" else 0
-    parts = {
-        "network": bare,
-        "optimiser": optimiser,
-        "controller": controller,
-        "scaler": accelerator.scaler,
-        "average": average,
-        "projection": projection,
-    }
+    training = Training(config, task, controller, folder, accelerator, projection, stop)
+    progress, main = training.progress, accelerator.is_main_process
+    when = evaluation_steps(training.total, config.evaluations)
 
-    when = evaluation_steps(total, config.evaluations)
-    sums: dict[str, Tensor] = {k: torch.tensor(v, device=accelerator.device) for k, v in progress.window.items()}
-    began, saved_at, watched = time.monotonic() - progress.seconds, time.monotonic(), (time.monotonic(), progress.step)
+    def evaluate() -> dict:
+        evaluation = training.evaluate()
+        if main:
+            on_evaluation(evaluation)
+        return evaluation
 
-    def check_progress(checkpoint: bool) -> None:
-        nonlocal saved_at
-        progress.window = {k: float(v) for k, v in sums.items()}
-        norms = torch.stack(torch._foreach_norm([p.detach() for p in bare.parameters()]))
-        if not (is_finite(progress.window) and bool(norms.isfinite().all())):
-            raise_diverged(config, progress.step, folder)
-        progress.seconds = time.monotonic() - began
-        if checkpoint and accelerator.is_main_process:
-            save_checkpoint(path, progress, parts)
-            log.debug("step %d: checkpoint in %s", progress.step, path)
-            saved_at = time.monotonic()
-
-    def judged() -> nn.Module:
-        """What is evaluated, and what a run ends with."""
-        return average.module if average is not None and average.n_averaged else bare
-
-    def take_stock() -> None:
-        check_progress(checkpoint=False)
-        means = {k: v / progress.window_steps for k, v in progress.window.items()}
-        measure = final if final and progress.step == total else evaluate
-        numbers = {"step": progress.step, **{f"train_{k}": v for k, v in means.items()}, **measure(judged().eval())}
-        bare.train()
-        numbers = processes.gathered(numbers)[0]  # the last bits may differ between devices, what is decided must not
-        if not is_finite(numbers):
-            raise_diverged(config, progress.step, folder)
-        progress.evaluations.append(numbers)
-        tracking.note(accelerator, "evaluation", numbers, progress.step)
-        log.debug(
-            "step %d: %s", progress.step, "  ".join(f"{k} {v:.4g}" for k, v in numbers.items() if isinstance(v, float))
-        )
-        sums.clear()
-        progress.window_steps = 0
-        check_progress(checkpoint=True)
-        if accelerator.is_main_process:
-            on_evaluation(progress.evaluations[-1])
-
-    def watch(losses: dict[str, Tensor], rates: dict[str, float]) -> None:
-        """Tell those who watch the run about its last step, and its speed since the last time."""
-        nonlocal watched
-        now, seen = time.monotonic(), progress.step - watched[1]
-        tracking.note(accelerator, "loss", {name: value.item() for name, value in losses.items()}, progress.step)
-        tracking.note(accelerator, "rate", rates, progress.step)
-        speed = {"images_per_second": seen * config.batch / max(now - watched[0], 1e-9)}
-        if accelerator.device.type == "cuda":
-            speed["memory_mb"] = torch.cuda.max_memory_allocated(accelerator.device) / 2**20
-        tracking.note(accelerator, "speed", speed, progress.step)
-        watched = now, progress.step
-
-    def asked_by_any(step: int) -> bool:
-        """Whether a process was asked to end; of several ones all must agree on the step."""
-        if processes.count() == 1:
-            return asked()
-        return step % CHECK == 0 and any(processes.gathered(asked()))
-
-    bare.train()
+    training.bare.train()
     if not progress.evaluations and known:
         progress.evaluations.append({**known, "step": 0})
     elif not progress.evaluations:
-        take_stock()
-    quiet = {} if accelerator.is_main_process else {"disable": True}  # else $TQDM_DISABLE decides
-    bar = tqdm(loader, initial=progress.step, total=total, unit="step", leave=False, **quiet)
+        evaluate()
+    quiet = {} if main else {"disable": True}  # else $TQDM_DISABLE decides
+    bar = tqdm(training.loader, initial=progress.step, total=training.total, unit="step", leave=False, **quiet)
     with requests() as asked:
-        for indices, x, labels in bar:
-            rates = controller.rates(progress.step)
-            for group in optimiser.param_groups:
-                group["lr"] = rates[group["name"]]
-            losses = objective(stepped, indices, x, labels, controller.weight(progress.step))
-            optimiser.zero_grad()
-            accelerator.backward(losses["total"])
-            optimiser.step()
-            if projection is not None:
-                projection.step(progress.step)
-            if average is not None and progress.step >= averaged_from:
-                average.update_parameters(bare)
-            losses = accelerator.reduce({name: value.detach() for name, value in losses.items()}, "mean")
-            controller.observe(progress.step, losses)
-            if progress.step < FIRST:
-                progress.first_losses.append({name: float(value) for name, value in losses.items()})
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value
-            progress.step += 1
-            progress.window_steps += 1
+        for batch in bar:
+            training.step(*batch)
             if accelerator.trackers and progress.step % CHECK == 0:
-                watch(losses, rates)
+                training.note()
             if progress.step in when:
-                take_stock()
-                bar.set_postfix(
-                    {k: f"{v:.3f}" for k, v in progress.evaluations[-1].items() if k in ("train_task", "accuracy")}
-                )
+                numbers = evaluate().items()
+                bar.set_postfix({name: f"{value:.3f}" for name, value in numbers if name in ("train_task", "accuracy")})
             elif progress.step % CHECK == 0:
-                check_progress(checkpoint=time.monotonic() - saved_at > CHECKPOINT_SECONDS)
-            if progress.step < end and asked_by_any(progress.step):
-                check_progress(checkpoint=True)
+                training.check()
+                if time.monotonic() - training.saved > CHECKPOINT_SECONDS:
+                    training.save()
+            if training.is_asked_to_end(asked):
+                training.check()
+                training.save()
                 raise Stopped(
-                    f"The training was asked to end: the same command goes on after step {progress.step} of {total}."
+                    f"The training was asked to end: the same command goes on after step {progress.step} of "
+                    f"{training.total}."
                 )
-    bare.eval()
-    if judged() is not bare:
-        bare.load_state_dict(judged().state_dict())
+    training.bare.eval()
+    training.average.settle()
     return progress

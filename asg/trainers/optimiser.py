@@ -1,8 +1,11 @@
-"""SGD in the reference's variant."""
+"""SGD over layer groups, in torch's variant and the reference's."""
 
 from __future__ import annotations
 
 import torch
+from torch import nn
+
+from asg.config import RunConfig
 
 
 class ReferenceSGD(torch.optim.Optimizer):
@@ -30,3 +33,10 @@ class ReferenceSGD(torch.optim.Optimizer):
             torch._foreach_add_(velocity, [p.grad for p in parameters], alpha=group["lr"])
             torch._foreach_add_(velocity, parameters, alpha=group["lr"] * group["weight_decay"])
             torch._foreach_sub_(parameters, velocity)
+
+
+def make_optimiser(config: RunConfig, groups: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
+    """SGD with one parameter group a layer group, in the variant that ``config.sgd`` names."""
+    parameters = [{"params": group, "name": name} for name, group in groups.items()]
+    kind = {"reference": ReferenceSGD, "torch": torch.optim.SGD}[config.sgd]
+    return kind(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)

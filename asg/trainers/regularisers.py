@@ -14,7 +14,7 @@ from asg.dense_models import DenseStudent
 from asg.losses import feature_distance, proxy_guidance, task_loss, weight_distance
 from asg.models import Student, layer_groups
 from asg.trainers import frozen
-from asg.trainers.loop import make_optimiser
+from asg.trainers.optimiser import make_optimiser
 
 FISHER_IMAGES = 512  # of the source, evenly spaced; one label is drawn for each
 PATH_STEPS, PATH_IMAGES = 20, 64  # of the path integral: steps, and images of the old task's loss

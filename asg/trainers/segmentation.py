@@ -25,8 +25,9 @@ from asg.metrics import mean_error
 from asg.models import drift, layer_groups
 from asg.signals import answers_entropy
 from asg.trainers import frozen
+from asg.trainers.conduct import conduct
 from asg.trainers.regularisers import Penalty, make_penalty
-from asg.trainers.task import Task, conduct
+from asg.trainers.task import Task
 from asg.trainers.weighing import weigh
 
 WINDOW, OVERLAP = (1024, 2048), 256  # the largest piece that is answered at once: a whole image of Cityscapes
@@ -246,5 +247,5 @@ def train(
     stop: int | None = None,
     domains: SegmentationDomains | None = None,
 ) -> tuple[dict, DenseStudent]:
-    """One run: see :func:`asg.trainers.task.conduct`; ``domains`` as for :func:`prepare`."""
+    """One run: see :func:`asg.trainers.conduct.conduct`; ``domains`` as for :func:`prepare`."""
     return conduct(config, folder, device, partial(prepare, domains=domains), on_evaluation, stop)

@@ -33,7 +33,8 @@ from asg.pseudo_labels import (
 )  # fmt: skip
 from asg.recipes import is_dense
 from asg.trainers import classification, segmentation
-from asg.trainers.task import Task, conduct
+from asg.trainers.conduct import conduct
+from asg.trainers.task import Task
 
 # Fields that speak of the training before the rounds alone.
 OF_THE_START = ("weigh", "regulariser", "augment", "head_first", "project", "average", "interpolate")
@@ -252,7 +253,7 @@ def train(
     on_evaluation: Callable[[dict], None] = lambda evaluation: None,
     stop: int | None = None,
 ) -> tuple[dict, nn.Module]:
-    """Adapt ``start`` to the target of ``config``, round by round; each round is an :func:`asg.trainers.task.conduct`.
+    """Adapt ``start`` to the target of ``config`` round by round, each an :func:`asg.trainers.conduct.conduct`.
 
     ``folder`` keeps the checkpoint of every round, so that a stopped run goes on inside its round. The result is that
     of the last round, with the evaluations of all: the first is the start's, before any adaptation. Its first losses

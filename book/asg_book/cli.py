@@ -16,7 +16,10 @@ import typer
 from asg import AsgError, places
 from asg.cli import Device, Settings, Track, app, main, parse_settings
 from asg.config import MetaConfig, RunConfig
-from asg_book.experiments import BOOK, EPISODES, EXPERIMENTS, POLICIES, PROFILES, Experiment, get, policy_config
+from asg_book.catalogue import EXPERIMENTS, get
+from asg_book.experiment import Experiment
+from asg_book.policies import EPISODES, POLICIES, policy_config
+from asg_book.profiles import BOOK, PROFILES
 from asg_book.workers import in_workers
 
 if TYPE_CHECKING:

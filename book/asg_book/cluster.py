@@ -23,7 +23,7 @@ from asg.data import data_root, read_domains, sets_of
 from asg.interrupts import Stopped
 from asg.recipes import RECIPES
 from asg.reinforce import Learner, Round, play, prepared_episodes
-from asg.trainers.task import cpu_threads
+from asg.trainers.conduct import cpu_threads
 from asg_book.workers import QUIET
 
 if TYPE_CHECKING:

@@ -3,7 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from asg_book.experiments import ADAPTATIONS, CSG_TABLE_1, CSG_TABLE_5, DATA, EXPERIMENTS, MAIN_ADAPTATIONS, Published
+from asg_book.catalogue import EXPERIMENTS
+from asg_book.catalogue.adaptation import ADAPTATIONS, MAIN_ADAPTATIONS
+from asg_book.catalogue.published import CSG_TABLE_1, CSG_TABLE_5
+from asg_book.catalogue.synthetic_data import DATA
+from asg_book.experiment import Published
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,10 @@ from asg.recipes import RECIPES, recipe_of, version
 from asg.replay import deviations
 from asg.trainers import self_training
 from asg.trainers.self_training import base_of
-from asg_book.experiments import EXPERIMENTS, POLICIES, PROFILES, SEARCHES, Experiment, policy_config, policy_name
+from asg_book.catalogue import EXPERIMENTS
+from asg_book.experiment import Experiment
+from asg_book.policies import POLICIES, SEARCHES, policy_config
+from asg_book.profiles import PROFILES, policy_name
 
 FILE = records.REPOSITORY / "tests" / "golden.json"
 NUMBERS = ("evaluations", "first_losses", "decisions")  # of a record; the rest says when and where it was made

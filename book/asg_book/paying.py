@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from asg_book.analysis import INTERVALS, difference, mean_final
-from asg_book.experiments import DATA, METHODS
+from asg_book.catalogue.synthetic_data import DATA, METHODS
 
 Records = Sequence[dict]
 

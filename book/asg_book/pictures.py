@@ -20,7 +20,7 @@ from asg import AsgError, records
 from asg.config import RunConfig
 from asg.data import load_domains, read_domains
 from asg.data.images import Domains, ImageSet, make_folder, subset
-from asg_book.experiments import get
+from asg_book.catalogue import get
 
 if TYPE_CHECKING:
     from asg.models import Student

@@ -13,10 +13,11 @@ from pandas.io.formats.style import Styler
 from asg import records
 from asg_book import automatic
 from asg_book.analysis import best_kept, difference, level
-from asg_book.experiments import get
-from asg_book.pages import TITLES, Bound, captioned, show, show_interval
+from asg_book.binding import Bound
+from asg_book.catalogue import get
+from asg_book.catalogue.successors import SHARES
+from asg_book.formatting import TITLES, captioned, show, show_interval
 from asg_book.paying import CASES
-from asg_book.successors import SHARES
 
 Benchmarks = Mapping[str, Mapping[str, Sequence[dict]]]  # name → arm → records
 STARTS = ("plain", "guided")  # of which the experiment "interpolation" has an arm a share: "START, SHARE"
