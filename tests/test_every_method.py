@@ -9,8 +9,10 @@ import torch
 
 from asg.config import RunConfig, make_config
 from asg.controllers.learned import Policy, Spec, save_policy
+from asg.data import toy
 from asg.models import build, layer_groups
 from asg.run import run, trained
+from asg.trainers import regularisers
 from asg_book.profiles import PROFILES
 
 FAMILIES = {  # name, input size, parameters that a policy would set the rates of: groups
@@ -46,10 +48,19 @@ def random_policy(path: str) -> str:
     return str(path)
 
 
+@pytest.fixture
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of the toy images, and importances from a few of them: what is tested is that every part fits."""
+    whole = toy.image_set
+    monkeypatch.setattr(toy, "image_set", lambda count, *rest: whole(count // 4, *rest))
+    for name in ("FISHER_IMAGES", "PATH_IMAGES", "PATH_STEPS"):
+        monkeypatch.setattr(regularisers, name, 2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("backbone", FAMILIES)
-def test_two_steps(workplace, backbone: str, method: str):
+def test_two_steps(workplace, few_images, backbone: str, method: str):
     size = {"size": FAMILIES[backbone], "steps": 2, "warmup": 1, "batch": 4, "evaluations": 1, "lr": 1e-4}
     overrides = dict(METHODS[method])
     if "control" in overrides and overrides["control"]["kind"] == "learned":
