@@ -154,15 +154,22 @@ def widest(page: Page) -> list[str]:
     )
 
 
+def unfold(page: Page) -> None:
+    """Open what is folded, and wait until it has faded in."""
+    page.evaluate(
+        """async () => {
+            document.querySelectorAll('details').forEach(fold => fold.open = true)
+            await Promise.all(document.getAnimations().map(animation => animation.finished))
+        }"""
+    )
+
+
 def cut(page: Page) -> list[str]:
-    """Lines of code that are wider than their box, and on a wide window tables, folded ones too."""
+    """Lines of code that are wider than their box, and on a wide window tables."""
     wide = page.evaluate("innerWidth") >= WIDTHS["desktop"][0]
     return page.evaluate(
-        """boxes => {
-            document.querySelectorAll('details').forEach(fold => fold.open = true)
-            return [...document.querySelectorAll(boxes)]
-                .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.trim().slice(0, 160))
-        }""",
+        """boxes => [...document.querySelectorAll(boxes)]
+            .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.trim().slice(0, 160))""",
         ".bd-article pre" + (", .bd-article .cell_output, .bd-article .pst-scrollable-table-container" if wide else ""),
     )
 
@@ -188,6 +195,7 @@ def test_page_loads_alone_fits_and_is_accessible(context: BrowserContext, page_f
         scroll, window = page.evaluate("() => [document.documentElement.scrollWidth, innerWidth]")
         assert scroll <= window, f"the page is {scroll} px wide in a window of {window}: {widest(page)}"
 
+        unfold(page)
         assert not cut(page)
 
         grave = violations(page)
