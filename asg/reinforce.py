@@ -33,7 +33,7 @@ from asg.trainers.classification import make_objective
 from asg.trainers.conduct import cpu_threads
 from asg.trainers.devices import make_accelerator
 from asg.trainers.divergence import Diverged
-from asg.trainers.loop import fit
+from asg.trainers.loop import Training, fit
 from asg.trainers.task import Task
 
 MOVING = 0.1  # weight of the newest return in the moving averages of the baseline
@@ -312,7 +312,7 @@ class Episodes:
         try:
             objective = make_objective(config, self.teacher)
             task = Task(student, groups, self.domains.source, objective, lambda now: probe())
-            fit(config, task, controller, make_folder(self.folder), self.accelerator)
+            fit(Training(config, task, controller, make_folder(self.folder), self.accelerator))
             end = probe.last
         except Diverged:
             end = {"held_task": None, "held_guidance": None}

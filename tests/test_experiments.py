@@ -85,7 +85,7 @@ def test_arms_start_from_the_same_network(tmp_path, monkeypatch, untrained_polic
         (tmp_path / arm).mkdir()
         config = experiment.config("toy", arm, 3, {"steps": 0})
         starts.append(train(config, tmp_path / arm, device="cpu")[0]["final"])
-    assert len(starts) == len(experiment.arms)
+    assert len(starts) >= 6
     assert all(start == starts[0] for start in starts)
 
 
@@ -173,8 +173,9 @@ def test_the_guidance_arms_differ_in_nothing_but_backbone_rate_and_guidance():
         "small": (0.1, 0.0),
         "small_proxy": (0.1, 0.1),
     }
-    configs = {arm: get("guidance").config("paper", arm, 0) for arm in expected}
-    assert {arm: (c.backbone_factor, c.guidance) for arm, c in configs.items()} == expected
+    hand_tuned = [arm for arm, overrides in get("guidance").arms.items() if "control" not in overrides]
+    configs = {arm: get("guidance").config("paper", arm, 0) for arm in hand_tuned}
+    assert {arm: (configs[arm].backbone_factor, configs[arm].guidance) for arm in expected} == expected
     rest = {c.model_copy(update={"backbone_factor": 0.0, "guidance": 0.0}).to_json() for c in configs.values()}
     assert len(rest) == 1
 

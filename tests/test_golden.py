@@ -9,7 +9,6 @@ from asg.recipes import recipe_of
 from asg.trainers.loop import FIRST
 from asg_book import golden
 from asg_book.catalogue import EXPERIMENTS
-from asg_book.experiment import Experiment
 from asg_book.policies import POLICIES
 
 GOLDEN = golden.read_golden()
@@ -28,26 +27,26 @@ def test_every_policy_of_the_catalogue_is_golden():
     assert names == set(POLICIES)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=lambda experiment: experiment.id)
-def test_a_golden_run_is_what_its_arm_asks_for(experiment: Experiment):
+def test_a_golden_run_is_what_its_arm_asks_for():
     """It trains where it should, is guided where it should be, decides where somebody decides."""
-    runs = {arm: GOLDEN[name] for arm in experiment.arms if (name := f"{experiment.id}: {arm}") in GOLDEN}
-    assert runs
-    for arm, run in runs.items():
-        config = golden.golden_config(experiment, arm)
-        assert run.recipe == recipe_of(config), arm
+    for name, run in GOLDEN.items():
+        if name.startswith("policy "):
+            continue
+        experiment, _, arm = name.partition(": ")
+        config = golden.golden_config(EXPERIMENTS[experiment], arm)
+        assert run.recipe == recipe_of(config), name
         evaluations, last = run.numbers["evaluations"], run.numbers["evaluations"][-1]
         trained = bool(config.steps)
-        assert len(run.numbers["first_losses"]) == (FIRST if trained else 0), arm
-        assert (evaluations[0]["step"], len(evaluations) > 1) == (0, trained), arm
+        assert len(run.numbers["first_losses"]) == (FIRST if trained else 0), name
+        assert (evaluations[0]["step"], len(evaluations) > 1) == (0, trained), name
         ratios = [dict(zip(range(9), d["ratios"], strict=False)) for d in run.numbers.get("decisions", ())]
         frozen = config.backbone_factor == 0 and not config.control
-        assert (max(last["drift"].values()) > 0) == (trained and not frozen), arm
-        assert bool(ratios) == bool(config.control and not config.adapt), arm
+        assert (max(last["drift"].values()) > 0) == (trained and not frozen), name
+        assert bool(ratios) == bool(config.control and not config.adapt), name
         if not config.adapt:
-            assert ("train_guidance" in last) == bool(trained and config.guidance), arm
+            assert ("train_guidance" in last) == bool(trained and config.guidance), name
         else:
-            assert "train_pseudo" in last and [e["round"] for e in evaluations[1:]] == [1, 2, 3], arm
+            assert "train_pseudo" in last and [e["round"] for e in evaluations[1:]] == [1, 2, 3], name
 
 
 def test_numbers_that_are_not_there_are_named(monkeypatch, tmp_path):

@@ -27,7 +27,7 @@ from asg.reinforce import search_ratios, train_policy
 from asg.run import run
 from asg.trainers.classification import train
 from asg.trainers.devices import make_accelerator
-from asg.trainers.loop import fit
+from asg.trainers.loop import Training, fit
 from asg.trainers.task import Task
 from asg_book.policies import EPISODES, POLICIES, policy_config
 from asg_book.profiles import PROFILES
@@ -256,7 +256,7 @@ def test_another_task_takes_the_controller_as_it_is(workplace):
 
     controller = make_controller(config, groups, len(images))
     task = Task(network, groups, images, objective, lambda now: {})
-    done = fit(config, task, controller, workplace.runs, make_accelerator(config, "cpu"))
+    done = fit(Training(config, task, controller, workplace.runs, make_accelerator(config, "cpu")))
     assert done.step == 8 and [d["step"] for d in controller.decisions] == [3, 6]
     assert controller.state()[4] == pytest.approx(network[2].weight.std().item(), rel=0.05)
 

@@ -25,7 +25,7 @@ class Progress:
 def save_checkpoint(path: Path, progress: Progress, parts: dict) -> None:
     """Write the state of ``parts`` to ``path`` at once; a full disk leaves the former checkpoint as it was."""
     partial = path.with_suffix(".partial")
-    state = {"progress": vars(progress), **{k: part.state_dict() for k, part in parts.items() if part is not None}}
+    state = {"progress": vars(progress), **{name: part.state_dict() for name, part in parts.items()}}
     try:
         torch.save(state, partial)
         partial.replace(path)

@@ -76,7 +76,7 @@ def make_objective(
     return objective
 
 
-def mapping_of(domains: Domains, student: Student) -> Tensor | None:
+def mapping_of(config: RunConfig, student: Student, domains: Domains) -> Tensor | None:
     """The classes of a benchmark that ImageNet's stand for (:func:`asg.metrics.class_map`); None where none is known.
 
     Raises :class:`AsgError` for a network whose classifier is of other classes than ImageNet-1k's.
@@ -85,8 +85,8 @@ def mapping_of(domains: Domains, student: Student) -> Tensor | None:
         return None
     if student.kept_head.out_features != IMAGENET_CLASSES:
         raise AsgError(
-            f"The network has {student.kept_head.out_features} classes, and the benchmark's class mapping is of "
-            f"ImageNet's {IMAGENET_CLASSES}: choose a backbone with an ImageNet-1k classifier."
+            f"{config.backbone} has {student.kept_head.out_features} classes, and the benchmark's class mapping is "
+            f"of ImageNet's {IMAGENET_CLASSES}: choose a backbone with an ImageNet-1k classifier."
         )
     return class_map(domains.imagenet_classes, domains.source.classes, student.kept_head.out_features)
 
@@ -117,7 +117,7 @@ def make_evaluation(student: Student, domains: Domains, config: RunConfig, devic
     :mod:`asg.signals` says of the source (``entropy``, ``information``, ``mapped``) and of held-out images under every
     look (``looks``).
     """
-    mapping = mapping_of(domains, student)
+    mapping = mapping_of(config, student, domains)
     held, photos = domains.validation, domains.target
     batch = frozen.evaluation_batch(device)
     held_teacher = frozen.log_probabilities(student, held, device)

@@ -19,7 +19,7 @@ from asg.config import RunConfig
 from asg.controllers import make_controller, rate_groups
 from asg.trainers.checkpoints import Progress
 from asg.trainers.devices import make_accelerator
-from asg.trainers.loop import fit
+from asg.trainers.loop import Training, fit
 from asg.trainers.projection import make_projection
 from asg.trainers.task import Task
 
@@ -65,10 +65,8 @@ def conduct(
         projection = make_projection(config, task.network, task.images, task.held_out)
         tracking.begin(accelerator, config)
         try:
-            done = fit(
-                config, replace(task, groups=groups), controller, folder, accelerator, projection,
-                on_evaluation=on_evaluation, stop=stop, known=known,
-            )  # fmt: skip
+            task = replace(task, groups=groups)
+            done = fit(Training(config, task, controller, folder, accelerator, projection, stop), on_evaluation, known)
         finally:
             tracking.end(accelerator)
     return {**result_of(task, done, accelerator, prepared), **controller.report()}, task.network

@@ -94,8 +94,8 @@ class Training:
         self.sums: dict[str, Tensor] = {k: torch.tensor(v, device=accelerator.device) for k, v in window}
         self.rates: dict[str, float] = {}
         self.losses: dict[str, Tensor] = {}  # of the last step, as are the rates
-        self.began, self.saved = time.monotonic() - self.progress.seconds, time.monotonic()
-        self.noted = time.monotonic(), start
+        self.began, self.last_save = time.monotonic() - self.progress.seconds, time.monotonic()
+        self.last_note = time.monotonic(), start
 
     def step(self, indices: Tensor, x: Tensor, labels: Tensor) -> None:
         """One step on a batch: the controller sets the rate of each layer group before it and is told the losses."""
@@ -135,7 +135,7 @@ class Training:
         if self.accelerator.is_main_process:
             save_checkpoint(self.path, self.progress, self.parts)
             log.debug("step %d: checkpoint in %s", self.progress.step, self.path)
-            self.saved = time.monotonic()
+            self.last_save = time.monotonic()
 
     def evaluate(self) -> dict:
         """Evaluate the network as it is, or its average, and write a checkpoint."""
@@ -163,12 +163,12 @@ class Training:
         now, step, accelerator = time.monotonic(), self.progress.step, self.accelerator
         tracking.note(accelerator, "loss", {name: value.item() for name, value in self.losses.items()}, step)
         tracking.note(accelerator, "rate", self.rates, step)
-        then, before = self.noted
+        then, before = self.last_note
         speed = {"images_per_second": (step - before) * self.config.batch / max(now - then, 1e-9)}
         if accelerator.device.type == "cuda":
             speed["memory_mb"] = torch.cuda.max_memory_allocated(accelerator.device) / 2**20
         tracking.note(accelerator, "speed", speed, step)
-        self.noted = now, step
+        self.last_note = now, step
 
     def is_asked_to_end(self, asked: Callable[[], bool]) -> bool:
         """Whether a process was ``asked`` to end before the last step; of several ones all must agree on the step."""
@@ -180,18 +180,9 @@ class Training:
 
 
 def fit(
-    config: RunConfig,
-    task: Task,
-    controller: Controller,
-    folder: Path,
-    accelerator: Accelerator,
-    projection: Projection | None = None,
-    *,
-    on_evaluation: Callable[[dict], None] = lambda evaluation: None,
-    stop: int | None = None,
-    known: dict | None = None,
+    training: Training, on_evaluation: Callable[[dict], None] = lambda evaluation: None, known: dict | None = None
 ) -> Progress:
-    """Carry a :class:`Training` out, which trains ``task.network`` in place, and return its evaluations.
+    """Carry a training out, which trains its task's network in place, and return its evaluations.
 
     ``known``: the evaluation of the start, where there is one. Several processes share each batch, and gradients are
     averaged over them; every process ends with the same network and evaluations, and the main one alone calls
@@ -199,9 +190,8 @@ def fit(
     good checkpoint stays. Raises :class:`~asg.interrupts.Stopped` after a checkpoint, where the process was asked to
     end.
     """
-    training = Training(config, task, controller, folder, accelerator, projection, stop)
-    progress, main = training.progress, accelerator.is_main_process
-    when = evaluation_steps(training.total, config.evaluations)
+    progress, accelerator, main = training.progress, training.accelerator, training.accelerator.is_main_process
+    when = evaluation_steps(training.total, training.config.evaluations)
 
     def evaluate() -> dict:
         evaluation = training.evaluate()
@@ -226,7 +216,7 @@ def fit(
                 bar.set_postfix({name: f"{value:.3f}" for name, value in numbers if name in ("train_task", "accuracy")})
             elif progress.step % CHECK == 0:
                 training.check()
-                if time.monotonic() - training.saved > CHECKPOINT_SECONDS:
+                if time.monotonic() - training.last_save > CHECKPOINT_SECONDS:
                     training.save()
             if training.is_asked_to_end(asked):
                 training.check()

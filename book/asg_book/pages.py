@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pandas as pd
 from IPython.display import Markdown, display
@@ -85,6 +86,11 @@ def predictive_power_table(measures: pd.DataFrame) -> Styler:
     for column, places in digits.items():
         formatted[column] = [f"{v:+.{places}f}" if column == "ρ" else f"{v:.{places}f}" for v in measures[column]]
     return styled(formatted.replace({"nan": "—", "+nan": "—"}))
+
+
+def report(model: Path) -> Markdown:
+    """The report of a model that was trained on own folders, without its title."""
+    return Markdown((model / "report.md").read_text("utf-8", "replace").partition("\n")[2])
 
 
 def published(experiments: Sequence[str]) -> Styler:
