@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from asg import AsgError
+from asg.benchmarks import BENCHMARKS
 
 Model = TypeVar("Model", bound=BaseModel)
 NAMED_WEIGHTS = ("pretrained", "random", "lite0", "lite1", "lite2")  # else a state-dict file
@@ -150,20 +151,7 @@ class RunConfig(BaseModel):
     profile: Literal["toy", "mini", "cartoon", "sketch", "cad", "paper", "own"] = Field(
         description="Scale of the run; never mixed in one table."
     )
-    data: Literal[
-        "toy",
-        "mini",
-        "digits",
-        "visda17",
-        "cad",
-        "pacs-cartoon",
-        "pacs-sketch",
-        "folder",
-        "folder-scenes",
-        "toy-scenes",
-        "scenes",
-        "gta5",
-    ] = Field(description="Benchmark that the run reads.")
+    data: Literal[*BENCHMARKS] = Field(description="Benchmark that the run reads.")
     source: str | None = Field(
         None, description="Folder of synthetic class folders (data = folder), or of images and masks (folder-scenes)."
     )

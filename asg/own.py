@@ -20,8 +20,9 @@ from asg.dense_models import DenseStudent
 from asg.models import Student
 from asg.own_recipes import PROFILES, recipe
 from asg.recipes import is_dense
-from asg.report import Scene, answered, write_report
-from asg.report_warnings import watch
+from asg.report import write_report
+from asg.report.pictures import Scene, answered
+from asg.report.warnings import watch
 from asg.trainers import interpolation, self_training
 from asg.trainers.devices import make_accelerator
 

@@ -7,6 +7,7 @@ versions say is tested: by golden runs (``asg golden``) and by the first steps o
 
 from __future__ import annotations
 
+from asg.benchmarks import BENCHMARKS
 from asg.config import RunConfig
 
 # Part → why each of its versions came, the first one first; the number of lines is the version.
@@ -42,27 +43,15 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "head-first": ("as first recorded",),
     "average": ("as first recorded",),
     "interpolation": ("as first recorded",),
-    # readers
-    "toy": ("as first recorded",),
-    "mini": ("as first recorded",),
-    "digits": ("as first recorded",),
-    "cad": ("as first recorded",),
-    "visda17": ("as first recorded",),
-    "pacs-cartoon": ("as first recorded",),
-    "pacs-sketch": ("as first recorded",),
-    "folder": ("as first recorded", "pixel types by their range, sub-folders are read and held out as designs"),
-    "folder-scenes": ("as first recorded",),
-    "toy-scenes": ("as first recorded",),
-    "scenes": ("as first recorded", "classes in five groups"),
-    "gta5": ("as first recorded", "the paper's list of images"),
+    # data
     "looks": ("as first recorded",),
+    **{name: benchmark.versions for name, benchmark in BENCHMARKS.items()},
 }  # fmt: skip
-SEGMENTATION = ("toy-scenes", "scenes", "gta5", "folder-scenes")  # readers with a label for every pixel
 
 
 def is_dense(config: RunConfig) -> bool:
     """Whether a run answers at every pixel."""
-    return config.data in SEGMENTATION
+    return BENCHMARKS[config.data].dense
 
 
 def version(part: str) -> int:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from asg import processes, reinforce
+from asg import meta_training, processes
 from asg_book import cluster
 from asg_book.policies import policy_config
 from gpu import config_of, prepared
@@ -58,10 +58,10 @@ def seconds_of_episodes(parallel: int, folder: Path) -> float:
         times.append(time.perf_counter())
 
     if parallel == 1:
-        reinforce.train_policy(meta, folder, "cpu", note)
+        meta_training.train_policy(meta, folder, "cpu", note)
     else:
         with cluster.rounds(meta, folder, "cpu") as play_round:
-            reinforce.train_policy(meta, folder, "cpu", note, play_round)
+            meta_training.train_policy(meta, folder, "cpu", note, play_round)
     ends = times[parallel::parallel]  # of the rounds
     return statistics.median(b - a for a, b in pairwise(ends)) / parallel
 

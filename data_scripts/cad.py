@@ -30,8 +30,9 @@ from asg import AsgError
 from asg.data import cad, data_root
 from asg.data.images import read_image
 from asg.data.indexed import Row
+from cad_looks import LOOKS
 from cad_meshes import prepare
-from render_cad import LOOKS, PIXELS, mitsuba, render, stream
+from render_cad import PIXELS, mitsuba, render, stream
 
 REPOSITORIES = (
     github.Repository("MaxRee94", "ShapeDatabase_INFOMR", "c20d9c370f54893fe842ac03eb825053a1b49082"),

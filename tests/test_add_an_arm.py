@@ -27,6 +27,17 @@ ARM, DIFFERENCE, EXPERIMENT, CELL = blocks("python")
 DRY_RUN, ONE_SEED, REPRODUCE, TESTS, CHAPTER, FOR_ONCE = blocks("bash")
 
 
+def copy_repository(to: Path) -> Path:
+    """The parts of the repository that a page changes and runs, in a folder of their own."""
+    for name in COPIED:
+        ignored = shutil.ignore_patterns("_build", "__pycache__")
+        if (REPOSITORY / name).is_dir():
+            shutil.copytree(REPOSITORY / name, to / name, ignore=ignored)
+        else:
+            shutil.copy(REPOSITORY / name, to / name)
+    return to
+
+
 def edited(source: str) -> str:
     """The catalogue with the page's arm and pair last in the experiment *guidance*, and its experiment before that."""
     calls = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and node.args)
@@ -99,13 +110,7 @@ def test_the_page_does_what_it_says(
     workplace, untrained_policies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spawn
 ) -> None:
     """On the toy profile: the arm's dry run, its first seed, what is then missing, its test, its chapter; the experiment."""
-    copy = tmp_path / "copy"
-    for name in COPIED:
-        ignored = shutil.ignore_patterns("_build", "__pycache__")
-        if (REPOSITORY / name).is_dir():
-            shutil.copytree(REPOSITORY / name, copy / name, ignore=ignored)
-        else:
-            shutil.copy(REPOSITORY / name, copy / name)
+    copy = copy_repository(tmp_path / "copy")
     catalogue = copy / CATALOGUE
     catalogue.write_text(edited(catalogue.read_text()))
     assert "five on mini if left out" in EXPERIMENT

@@ -9,21 +9,12 @@ from scipy import stats
 
 from asg import AsgError
 from asg_book.analysis import (
-    best_kept,
-    complete,
     confusion,
-    corrected,
-    crossed,
     curves,
     decisions,
-    difference,
-    differences,
     drifts,
-    estimate,
     gains,
-    holm,
     labels_per_class,
-    level,
     meta_curves,
     meta_ratios,
     per_class,
@@ -31,11 +22,21 @@ from asg_book.analysis import (
     pseudo_label_outcomes,
     reliability,
     rounds,
-    shortest,
     slopes,
+)
+from asg_book.estimates import (
+    complete,
+    corrected,
+    crossed,
+    difference,
+    differences,
+    estimate,
+    holm,
+    level,
     summary,
     values,
 )
+from asg_book.selection import best_kept, shortest
 
 
 def record(seed: int, accuracy: float, **more: object) -> dict:

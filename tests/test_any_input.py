@@ -20,7 +20,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from asg import AsgError, own, own_recipes, predict, predict_masks, report, report_warnings
+from asg import AsgError, own, own_recipes, predict, predict_masks, report
 from asg.cli import parse_settings
 from asg.config import RunConfig, make_config
 from asg.data import folder
@@ -28,6 +28,7 @@ from asg.data.images import UNLABELLED, Domains, Draws, ImageSet, StepSampler
 from asg.data.masks import read_list, read_mask
 from asg.data.pixels import read_photo, read_pixels, upright_size
 from asg.data.scanner import class_folders, images_below, name_of
+from asg.report import warnings
 from asg.trainers.self_training import Halves, round_config
 
 ONE_SENTENCE = 1000  # letters, the longest that is still read
@@ -321,7 +322,7 @@ def test_a_run_that_is_taken_up_again_sees_the_batches_of_the_whole_one(
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.floats(0, 1))
 def test_whether_a_model_guesses_can_be_asked_of_any_held_out_images(labels: list[int], accuracy: float):
     held = ImageSet(lambda i: None, torch.tensor(labels), tuple("abcde"), tuple(map(str, labels)), "by hand")
-    guessing = report_warnings.is_guessing(accuracy, held)
+    guessing = warnings.is_guessing(accuracy, held)
     assert not (guessing and accuracy == 1.0)
     assert accuracy > 0.2 or guessing or len(labels) < 10 or len(set(labels)) < 5
 
@@ -329,7 +330,7 @@ def test_whether_a_model_guesses_can_be_asked_of_any_held_out_images(labels: lis
 @given(st.integers(1, 400), st.data())
 def test_an_interval_holds_its_share(images: int, data: st.DataObject):
     right = data.draw(st.integers(0, images))
-    low, high = report_warnings.wilson(right, images)
+    low, high = warnings.wilson(right, images)
     assert 0 <= low <= right / images <= high <= 1
 
 

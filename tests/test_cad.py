@@ -21,6 +21,7 @@ from torchvision.models import ResNet50_Weights
 
 import cad as script
 import cad_denoise
+import cad_looks
 import cad_meshes
 import cad_textures
 import render_cad
@@ -42,7 +43,7 @@ def test_every_class_has_meshes_held_out_meshes_photographs_and_a_look():
     classes = set(cad.imagenet_classes())
     assert len(classes) == 14
     assert all({row["class"] for row in cad.index(split)} == classes for split in SPLITS)
-    assert set(render_cad.LOOKS) == classes
+    assert set(cad_looks.LOOKS) == classes
 
 
 @pytest.mark.parametrize("name", cad.imagenet_classes())
@@ -403,10 +404,10 @@ def test_streams_are_of_path_view_and_version(changed, monkeypatch):
     assert render_cad.stream("a.obj", 0).random() != first
 
 
-@pytest.mark.parametrize("look", render_cad.LOOKS)
+@pytest.mark.parametrize("look", cad_looks.LOOKS)
 def test_looks_name_places_and_parts_that_are_there(look):
-    one = render_cad.LOOKS[look]
-    assert set(one.places) <= set(render_cad.INDOORS) | set(render_cad.OUTDOORS) | {"sky", "sea"}
+    one = cad_looks.LOOKS[look]
+    assert set(one.places) <= set(cad_looks.INDOORS) | set(cad_looks.OUTDOORS) | {"sky", "sea"}
     assert one.parts in ("pieces", "car", "cycle", "house", "lamp", "plant", "ship")
     assert one.elevation[0] < one.elevation[1] < 90
 
@@ -420,7 +421,7 @@ def test_a_render_has_the_same_bytes_twice_and_no_two_views_are_alike(tmp_path, 
     pytest.importorskip("mitsuba")
     path = written(tmp_path, cube_obj(2))
     images = [
-        render_cad.render(cad_meshes.prepare(path), render_cad.LOOKS[name], render_cad.stream("cube", view), 32, 4)
+        render_cad.render(cad_meshes.prepare(path), cad_looks.LOOKS[name], render_cad.stream("cube", view), 32, 4)
         for view in (0, 0, 1, 2)
     ]
     assert images[0].shape == (32, 32, 3)
@@ -432,7 +433,7 @@ def test_a_render_has_the_same_bytes_twice_and_no_two_views_are_alike(tmp_path, 
     assert all(20 < image.mean() < 245 for image in images)
 
 
-STAGE = render_cad.Look({"studio": 1}, body={"ebony": 1}, elevation=(5, 6), fill=(0.8, 0.8))
+STAGE = cad_looks.Look({"studio": 1}, body={"ebony": 1}, elevation=(5, 6), fill=(0.8, 0.8))
 
 
 @pytest.mark.slow

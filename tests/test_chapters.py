@@ -18,7 +18,7 @@ from conftest import REPOSITORY
 
 from asg import AsgError
 from asg.run import run
-from asg_book import analysis, build, plots
+from asg_book import build, estimates, plots
 from asg_book.binding import PARAMETERS, bind, bind_each, check_parameters
 
 CHAPTERS = build.chapters()
@@ -122,7 +122,7 @@ def test_differences_are_drawn_when_they_have_records(workplace) -> None:
     bound = bind("guidance", "toy", arms=["small", "small_proxy"])
     first, second = bound.intervals(["accuracy", "kl"]).axes
     assert [label.get_text() for label in first.get_yticklabels()] == ["small_proxy"]
-    known = analysis.difference(bound.arms["small_proxy"], bound.arms["small"], "kl").mean
+    known = estimates.difference(bound.arms["small_proxy"], bound.arms["small"], "kl").mean
     assert second.lines[0].get_xdata()[0] == pytest.approx(known)
 
 

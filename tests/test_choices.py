@@ -11,12 +11,12 @@ from asg import records
 from asg.config import RunConfig
 from asg.own_recipes import RECIPES
 from asg_book import paying, since
-from asg_book.analysis import as_good, best_kept, shortest
 from asg_book.catalogue import get, successors
 from asg_book.catalogue.rivals import CHOSEN, STRENGTHS
 from asg_book.catalogue.scenes import TRIED_RATES, TRIED_WEIGHTS
 from asg_book.catalogue.settings import TRIED_LARGE, TRIED_SMALL, TRIED_STEPS
 from asg_book.profiles import PROFILES, TRIALS
+from asg_book.selection import as_good, best_kept, shortest
 
 
 @cache

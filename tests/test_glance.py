@@ -9,7 +9,7 @@ import shlex
 import pytest
 import yaml
 
-from asg_book import binding, build, formatting, glance, pages, plots
+from asg_book import binding, build, formatting, glance, measures, pages, plots
 from asg_book.catalogue import EXPERIMENTS
 from asg_book.catalogue.published import CRST_README, CSG_TABLE_1, CSG_TABLE_5
 from asg_book.catalogue.synthetic_data import DATA
@@ -59,7 +59,7 @@ def test_a_panel_names_what_exists(panel: Panel):
     assert all(a != b for a, b in panel.claims.values())
     assert {arm for pair in panel.claims.values() for arm in pair} <= set(panel.arms or arms)
     assert (build.BOOK / "chapters" / f"{panel.chapter}.ipynb").exists()
-    assert panel.metric in plots.NAMES
+    assert panel.metric in measures.NAMES
 
 
 @BY_TITLE

@@ -19,7 +19,7 @@ from bs4 import BeautifulSoup
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from asg import AsgError, model_files, models, own, own_recipes, places, predict, records, reinforce
+from asg import AsgError, episodes, model_files, models, own, own_recipes, places, predict, records
 from asg.cli import parse_sources
 from asg.config import RunConfig, make_config
 from asg.controllers.learned import load_policy
@@ -302,7 +302,7 @@ def test_a_policy_is_trained_on_own_renders_and_sets_the_rates(workplace, image_
     alone = CliRunner().invoke(app, given)
     assert "needs a place: give --out FILE" in str(alone.exception)
     with pytest.raises(AsgError, match="An episode of 4 steps is over before its first decision, after 7"):
-        reinforce.Episodes(
+        episodes.Episodes(
             policy_config("asg", "cartoon", {"student": short}, image_folders.source).student, workplace.runs, "cpu"
         )
     done = CliRunner().invoke(app, [*given, "--out", str(policy)])

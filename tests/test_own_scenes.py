@@ -16,7 +16,7 @@ from bs4 import BeautifulSoup
 from PIL import Image
 from typer.testing import CliRunner
 
-from asg import AsgError, model_files, own, predict_masks, report, report_warnings
+from asg import AsgError, model_files, own, predict_masks
 from asg.cli import app
 from asg.config import make_config
 from asg.data import folder_scenes, mirrored, read_domains, unlabelled
@@ -24,6 +24,7 @@ from asg.data.images import UNLABELLED, read_image
 from asg.data.masks import COLOUR, list_of_masks, palette, read_list, read_mask
 from asg.dense_metrics import confusion_matrix, mean_iou
 from asg.own_recipes import PROFILES
+from asg.report import pictures, warnings
 from asg.trainers import segmentation
 
 TINY = {
@@ -384,14 +385,14 @@ def test_a_model_that_answers_one_class_is_warned_of(scenes):
     held = load(scenes).validation
     labels = np.concatenate([held.decode(i)[1].ravel() for i in range(len(held))])
     ground = (labels == 0).mean()
-    assert report_warnings.one_class_miou(held) == pytest.approx(ground / 3)
+    assert warnings.one_class_miou(held) == pytest.approx(ground / 3)
     confusion = confusion_matrix(torch.zeros(len(labels)).long(), torch.from_numpy(labels.astype(np.int64)), 3)
     assert mean_iou(confusion) == pytest.approx(ground / 3)
-    assert "no better than one class everywhere" in report_warnings.at_chance(ground / 3 - 1e-6, held)
-    assert report_warnings.at_chance(ground / 3 + 0.01, held) is None
+    assert "no better than one class everywhere" in warnings.at_chance(ground / 3 - 1e-6, held)
+    assert warnings.at_chance(ground / 3 + 0.01, held) is None
 
 
 def test_labels_are_laid_over_a_photo_but_for_what_has_none():
     photo, two = Image.new("RGB", (2, 1), (100, 100, 100)), np.array([[0, 0, 0], [128, 0, 0]], np.uint8)
-    overlay = np.asarray(report.laid_over(photo, np.array([[1, UNLABELLED]], np.int16), two)).astype(int)
+    overlay = np.asarray(pictures.laid_over(photo, np.array([[1, UNLABELLED]], np.int16), two)).astype(int)
     assert abs(overlay - [[[116.8, 40, 40], [100, 100, 100]]]).max() <= 1  # 0.4 · photo + 0.6 · colour

@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
-from asg_book import paying
+from asg_book import pages, paying
 from asg_book.catalogue import EXPERIMENTS
 from asg_book.paying import CASES, SIGNALS, Case
 
@@ -39,6 +39,19 @@ def test_gain_and_advantage_are_paired_differences():
     assert (gain.mean, gain.low, gain.high, gain.p) == pytest.approx((0.11, low, high, known.pvalue))
     long = paying.interval_rows(table)
     assert long["metric"].tolist() == ["advantage", "gain"] and long["mean"].tolist() == pytest.approx([0.08, 0.11])
+
+
+def test_the_answer_ranks_the_benchmarks_by_what_there_is_to_win():
+    def arms(frozen: float, guided: float) -> dict:
+        return {"frozen": runs(frozen, frozen), "small": runs(0.5, 0.5), "small_proxy": runs(guided, guided)}
+
+    numbers = {"a": (0.3, 0.42), "b": (0.9, 0.66), "c": (0.6, 0.6), "d": (0.7, 0.55)}
+    table = paying.gains({name: (CASE, arms(*pair)) for name, pair in numbers.items()})
+    said = pages.paying_answer(table).data
+    assert "4 benchmarks" in said and "from -8.0 points on a (frozen less plain: -20.0) to +16.0 points on b" in said
+    known = stats.spearmanr([0.3, 0.9, 0.6, 0.7], [0.42, 0.66, 0.6, 0.55])
+    assert f"is not shown by so few (rank correlation {known.statistic:+.2f}, p {known.pvalue:.3f})" in said
+    assert "three benchmarks" in pages.paying_answer(table.iloc[:2]).data
 
 
 def test_gain_over_weights_is_against_none():

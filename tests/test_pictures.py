@@ -22,7 +22,7 @@ from asg.config import make_config
 from asg.data import load_domains, read_domains, subset
 from asg.models import build
 from asg.run import run, trained
-from asg_book import binding, figures, inspection, pictures, plots
+from asg_book import binding, figures, illustrations, inspection, pictures, plots
 from asg_book.build import BOOK, benchmarks
 from asg_book.catalogue import get
 from asg_book.cli import app
@@ -167,7 +167,7 @@ def test_label_maps_are_what_the_networks_answer(workplace) -> None:
             with torch.inference_mode():
                 logits = network(torch.from_numpy(image.transpose(2, 0, 1).copy())[None])[0]
             assert np.array_equal(answered, logits[0].argmax(0))
-    drawn = plots.scenes(
+    drawn = illustrations.scenes(
         ([*pair, m] for pair, m in zip(scenes, arrays["maps"][0], strict=True)), "abc", domains.target.classes
     )
     assert len(drawn.axes) == 3 * len(scenes)
@@ -182,10 +182,10 @@ def test_the_untouched_networks_answers_are_named(workplace) -> None:
 
 def test_the_figures_draw_what_is_kept(workplace) -> None:
     configs = toy("comparison", "vanilla", "guidance")
-    drawn = plots.feature_maps(**pictures.embeddings(configs).arrays())
+    drawn = illustrations.feature_maps(**pictures.embeddings(configs).arrays())
     assert [axis.get_title() for axis in drawn.axes] == ["ImageNet", "vanilla", "guidance"]
     photos, arrays = read_domains(configs["vanilla"]).target, pictures.attention(configs, count=3).arrays()
-    drawn = plots.heat_maps(photos, **arrays)
+    drawn = illustrations.heat_maps(photos, **arrays)
     rows = np.reshape(drawn.axes, (3, 4))
     for i, row in enumerate(rows):
         assert [axis.get_title().split("\n")[-1] for axis in row] == arrays["titles"][i].tolist()
@@ -200,8 +200,8 @@ def test_images_that_cannot_be_read_are_replaced_by_what_says_how_to_get_them(wo
     domains = read_domains(make_config(PROFILES["cartoon"]))
     arrays = {"networks": ["ImageNet"], "maps": np.zeros((1, 1, 4, 4)), "titles": [["dog", "beagle"]]}
     outputs = [
-        figures.pictured(plots.gallery, domains.source),
-        figures.pictured(plots.heat_maps, domains.target, chosen=np.array([3]), **arrays),
+        figures.pictured(illustrations.gallery, domains.source),
+        figures.pictured(illustrations.heat_maps, domains.target, chosen=np.array([3]), **arrays),
     ]
     for output in outputs:
         assert isinstance(output, Markdown) and "run `python data_scripts/pacs.py`" in output.data
@@ -210,7 +210,7 @@ def test_images_that_cannot_be_read_are_replaced_by_what_says_how_to_get_them(wo
         )  # of this machine a page says nothing
     assert plots.plt.get_fignums() == []
     photos = read_domains(make_config(PROFILES["toy"])).target
-    assert isinstance(figures.pictured(plots.gallery, photos), Figure)
+    assert isinstance(figures.pictured(illustrations.gallery, photos), Figure)
     assert plots.plt.get_fignums() == []
 
 

@@ -15,15 +15,16 @@ from safetensors.torch import save_file
 from scipy import stats
 from torch import nn
 
-from asg import AsgError, records, reinforce
+from asg import AsgError, episodes, policy_search, records, rewards
 from asg.config import MetaConfig, RunConfig, make_config
 from asg.controllers import make_controller
 from asg.controllers.learned import FORMAT, Policy, Spec, load_policy, save_policy
 from asg.controllers.windows import Windowed, next_window, partition
 from asg.data import load_domains
 from asg.dryrun import dry_run, report
+from asg.meta_training import train_policy
 from asg.models import layer_groups
-from asg.reinforce import search_ratios, train_policy
+from asg.policy_search import search_ratios
 from asg.run import run
 from asg.trainers.classification import train
 from asg.trainers.devices import make_accelerator
@@ -264,7 +265,7 @@ def test_another_task_takes_the_controller_as_it_is(workplace):
 # --- meta-training ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reward", reinforce.REWARDS)
+@pytest.mark.parametrize("reward", rewards.REWARDS)
 def test_meta_training_resumes_to_the_same_policy(workplace, reward):
     meta = policy_config("asg", "toy", {"reward": reward, "episodes": 3})
     uninterrupted, progress = train_policy(meta, workplace.runs / "whole", "cpu")
@@ -286,7 +287,7 @@ def test_meta_training_resumes_to_the_same_policy(workplace, reward):
 
 def test_an_episodes_network_is_let_go(workplace, monkeypatch):
     """Hundreds of episodes must not fill the memory: after each, what the former ones trained is gone."""
-    made, alive, build = [], [], reinforce.build
+    made, alive, build = [], [], episodes.build
 
     def noted(*given: object) -> nn.Module:
         student = build(*given)
@@ -297,14 +298,14 @@ def test_an_episodes_network_is_let_go(workplace, monkeypatch):
         gc.collect()
         alive.append(sum(student() is not None for student in made))
 
-    monkeypatch.setattr(reinforce, "build", noted)
+    monkeypatch.setattr(episodes, "build", noted)
     train_policy(policy_config("asg", "toy", {"episodes": 4}), workplace.runs, "cpu", count)
     assert len(made) == 5 and max(alive) <= 1  # one more was built for the teacher's outputs
 
 
 def test_meta_training_never_sees_a_photograph(workplace, monkeypatch):
-    seen, real = [], reinforce.forward_all
-    monkeypatch.setattr(reinforce, "forward_all", lambda net, images, *a: seen.append(images) or real(net, images, *a))
+    seen, real = [], episodes.forward_all
+    monkeypatch.setattr(episodes, "forward_all", lambda net, images, *a: seen.append(images) or real(net, images, *a))
 
     train_policy(policy_config("asg", "toy", {"episodes": 1}), workplace.runs, "cpu")
     assert seen and all(images.names[0].startswith("toy-2-") for images in seen)  # the held-out renders
@@ -340,12 +341,12 @@ def test_the_search_is_sorted_by_the_held_out_loss_and_resumes(workplace):
 def test_a_trial_of_the_search_has_the_warm_up_and_decay_of_the_policys_episodes(workplace, monkeypatch):
     meta, seen = policy_config("asg", "toy", {"episodes": 2}), []
 
-    class Seen(reinforce.Fixed):
+    class Seen(policy_search.Fixed):
         def __init__(self, config: RunConfig, *rest: object) -> None:
             seen.append(config.control)
             super().__init__(config, *rest)
 
-    monkeypatch.setattr(reinforce, "Fixed", Seen)
+    monkeypatch.setattr(policy_search, "Fixed", Seen)
     search_ratios(meta, workplace.runs, "cpu")
     assert len(seen) == 2 and meta.student.control.schedule
     assert all(c.model_copy(update={"kind": "learned", "ratios": None}) == meta.student.control for c in seen)
@@ -473,9 +474,9 @@ def test_overrides_of_the_student_are_added_to_the_declared_ones():
 
 KILLED = """
 import os, signal, sys
-from asg import reinforce
+from asg import episodes
 from asg_book import cli
-make, calls = reinforce.make_objective, []
+make, calls = episodes.make_objective, []
 
 def counting(*arguments):
     objective = make(*arguments)
@@ -487,7 +488,7 @@ def counting(*arguments):
     return counted
 
 LAST = int(sys.argv[1])
-reinforce.make_objective = counting
+episodes.make_objective = counting
 sys.argv = ["asg", "policy", "train", "asg", "--profile", "toy", "--device", "cpu"]
 cli.main()
 """

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from asg.config import MetaConfig, make_config
 from asg.controllers.learned import Policy, Spec
-from asg.reinforce import REWARDS, Learner, Learning, Window, mean_ratios, product_of_means, reinforce_loss, returns
+from asg.episodes import mean_ratios
+from asg.reinforce import Learner, Learning, product_of_means, reinforce_loss, returns
+from asg.rewards import REWARDS, Window
 from asg_book.policies import policy_config
 from asg_book.profiles import PROFILES
 

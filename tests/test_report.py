@@ -15,9 +15,10 @@ import torch
 from bs4 import BeautifulSoup
 from PIL import Image, ImageDraw
 
-from asg import AsgError, own, own_recipes, report, report_warnings
+from asg import AsgError, own, own_recipes, report
 from asg.config import RunConfig, make_config
 from asg.data.images import Domains, ImageSet
+from asg.report import figures, pictures, tables, warnings
 
 MADE_BY = {"versions": {"python": "3.11"}, "platform": "Linux", "cpu": "DEFAULT", "commit": None}
 ODD = ("<b>|&", b"b\xf6t".decode("utf-8", "surrogateescape"), "tasse ☕", "$x_1$ {{ 1 }}")
@@ -103,7 +104,7 @@ def test_the_interval_is_wilsons(right: int, n: int):
     z, p = 1.959963984540054, right / n
     centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     expected = [(centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)]
-    assert report_warnings.wilson(right, n) == pytest.approx(expected, abs=1e-12)
+    assert warnings.wilson(right, n) == pytest.approx(expected, abs=1e-12)
 
 
 def chance(right: int, n: int, classes: int) -> float:
@@ -115,44 +116,42 @@ def chance(right: int, n: int, classes: int) -> float:
 def test_guessing_ends_where_the_binomial_test_says(n: int, classes: int):
     held = images([i % classes for i in range(n)], tuple(map(str, range(classes))))
     for right in range(n + 1):
-        assert report_warnings.is_guessing(right / n, held) == (chance(right, n, classes) > 0.01), right
+        assert warnings.is_guessing(right / n, held) == (chance(right, n, classes) > 0.01), right
 
 
 def test_of_unequal_classes_fewer_images_count_and_of_too_few_nothing_is_said():
     held = images([0] * 90 + [1] * 5, ("a", "b"))
     effective = round(4 / (1 / 90 + 1 / 5))  # 19
     first = next(k for k in range(effective) if chance(k, effective, 2) <= 0.01)
-    assert report_warnings.is_guessing((first - 1) / effective, held) and not report_warnings.is_guessing(
-        first / effective, held
-    )
-    assert chance(3, 3, 3) > 0.01 and not report_warnings.is_guessing(0.0, images([0, 1, 2], ("a", "b", "c")))
+    assert warnings.is_guessing((first - 1) / effective, held) and not warnings.is_guessing(first / effective, held)
+    assert chance(3, 3, 3) > 0.01 and not warnings.is_guessing(0.0, images([0, 1, 2], ("a", "b", "c")))
 
 
 def test_a_row_a_class_has_its_interval_and_its_commonest_mistake_the_worst_first():
     confusion = torch.tensor([[5, 0, 3, 2], [0, 4, 0, 0], [6, 1, 1, 2], [0, 0, 0, 0]])
-    rows = report.class_rows(confusion, ("apple", "boat", "cup", "dog"))
+    rows = tables.class_rows(confusion, ("apple", "boat", "cup", "dog"))
     values = [(r.name, r.images, r.right, r.mistaken_for, r.times) for r in rows]
     assert values == [
         ("cup", 10, 1, "apple", 6), ("apple", 10, 5, "cup", 3), ("boat", 4, 4, None, 0), ("dog", 0, 0, None, 0)
     ]  # fmt: skip
-    assert rows[0].interval == report_warnings.wilson(1, 10) and rows[-1].interval is None
+    assert rows[0].interval == warnings.wilson(1, 10) and rows[-1].interval is None
 
 
 def test_the_matrix_of_a_few_classes_is_whole_and_of_many_its_worst():
     confusion = torch.tensor([[3, 1], [0, 0]])
-    few = report.shown_matrix(confusion, ("a", "b"))
+    few = tables.shown_matrix(confusion, ("a", "b"))
     assert few.complete and few.columns == ["a", "b"]
-    assert few.rows == [("a", [report.Cell(3, 0.75, True), report.Cell(1, 0.25, False)])]  # b has no images
+    assert few.rows == [("a", [tables.Cell(3, 0.75, True), tables.Cell(1, 0.25, False)])]  # b has no images
     many = torch.diag(torch.full((100,), 10))
     many[40, [2, 41]], many[7, 8] = torch.tensor([5, 20]), 3
-    matrix = report.shown_matrix(many, tuple(map(str, range(100))))
+    matrix = tables.shown_matrix(many, tuple(map(str, range(100))))
     assert (
         not matrix.complete
-        and len(matrix.columns) == report.WORST + 1
+        and len(matrix.columns) == tables.WORST + 1
         and {"7", "40"} <= {name for name, _ in matrix.rows}
     )
     assert all(sum(c.images for c in cells) == int(many[int(name)].sum()) for name, cells in matrix.rows)
-    assert report.confused_pairs(many, tuple(map(str, range(100)))) == [
+    assert tables.confused_pairs(many, tuple(map(str, range(100)))) == [
         ("40", "41", 20, 35), ("40", "2", 5, 35), ("7", "8", 3, 13)
     ]  # fmt: skip
 
@@ -162,7 +161,7 @@ def test_the_surest_mistakes_come_first_and_no_image_twice():
     target = images(labels, ("a", "b"), [f"photos/x/{i}.png" for i in range(40)])
     predicted = [1 - y if i % 2 else y for i, y in enumerate(labels)]
     final = {"predicted": predicted, "confidence": [0.5 + i / 100 for i in range(40)]}
-    groups = report.examples(final, target, "photos")
+    groups = pictures.examples(final, target, "photos")
     wrong, unsure, right = groups.values()
     assert [one.file for one in wrong] == [f"x/{i}.png" for i in range(39, 15, -2)]
     assert [one.file for one in unsure] == [f"x/{i}.png" for i in range(6)]
@@ -188,10 +187,7 @@ ENOUGH = [0, 1, 2] * 20
 
 
 def test_a_good_run_has_no_warning():
-    assert (
-        report_warnings.warnings_of(result(ENOUGH, (0.3, 0.85, 0.8)), settings(), domains(("a", "b", "c"), ENOUGH))
-        == []
-    )
+    assert warnings.warnings_of(result(ENOUGH, (0.3, 0.85, 0.8)), settings(), domains(("a", "b", "c"), ENOUGH)) == []
 
 
 @pytest.mark.parametrize(
@@ -206,7 +202,7 @@ def test_a_good_run_has_no_warning():
 )  # fmt: skip
 def test_what_a_reader_must_know_is_one_warning_in_both_pages(sentence: str, done: dict, labels: list[int], held: int):
     data = domains(("a", "b", "c"), labels, held)
-    (warning,) = report_warnings.warnings_of(done, settings(), data)
+    (warning,) = warnings.warnings_of(done, settings(), data)
     assert sentence in warning and warning.endswith(".") and warning.count(". ") == 0
     assert f"\nwarning: {warning}\n" in report.markdown(done, settings(), data)
     assert warning in words(page(done, settings(), data).find(attrs={"aria-label": "Warnings"}))
@@ -214,18 +210,18 @@ def test_what_a_reader_must_know_is_one_warning_in_both_pages(sentence: str, don
 
 def test_many_rare_classes_are_counted():
     classes = tuple(f"c{k}" for k in range(8))
-    (warning,) = report_warnings.few(images(list(range(8)), classes))
+    (warning,) = warnings.few(images(list(range(8)), classes))
     assert "c0 (1), c1 (1), c2 (1), c3 (1), c4 (1) and 3 more" in warning
 
 
 def test_the_early_warning_is_said_once_between_start_and_end(caplog):
-    watching = report_warnings.watch(settings(steps=100), domains(("a", "b", "c"), None))
+    watching = warnings.watch(settings(steps=100), domains(("a", "b", "c"), None))
     for step, accuracy in ((0, 0.33), (25, 0.9), (50, 0.4), (75, 0.4), (100, 0.4)):
         watching({"step": step, "validation": accuracy})
         assert len(caplog.messages) == (step >= 50)
     assert caplog.messages[0].startswith("early warning: at step 50 of 100 held-out accuracy is 40.0% on 30 images")
     caplog.clear()
-    watching = report_warnings.watch(settings(steps=100), domains(("a", "b", "c"), None))
+    watching = warnings.watch(settings(steps=100), domains(("a", "b", "c"), None))
     for step in (0, 100):
         watching({"step": step, "validation": 0.3})
     assert caplog.messages == []
@@ -254,7 +250,7 @@ def test_a_hundred_classes_are_shown_by_their_worst():
     predicted = [(y + (y % 10 == 0)) % 100 for y in labels]
     soup = page(result(predicted), settings(), domains(classes, labels, 200))
     assert len(table(soup, "Class by class")) == 100
-    assert len(table(soup, "Confusion matrix")) == report.WORST and outside(soup) == []
+    assert len(table(soup, "Confusion matrix")) == tables.WORST and outside(soup) == []
     assert table(soup, "The most frequent mistakes")[0] == ["class 0", "class 1", "3", "3"]
 
 
@@ -315,7 +311,7 @@ def test_a_network_between_two_is_a_point_of_its_own():
     done["evaluations"].append({**done["final"], "validation": 0.7})
     done["final"] = done["evaluations"][-1]
     plain, between = (
-        report.curves({**done, "evaluations": done["evaluations"][:n]}, report.ACCURACY)[0].svg for n in (3, 4)
+        figures.curves({**done, "evaluations": done["evaluations"][:n]}, figures.ACCURACY)[0].svg for n in (3, 4)
     )
     assert between.count("<use ") > plain.count("<use ")  # markers
     assert outside(page(done, settings(interpolate=0.5), domains(("a", "b", "c"), ENOUGH))) == []

@@ -15,6 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from asg import AsgError
+from asg.benchmarks import BENCHMARKS
 from asg.config import Augment, make_config
 from asg.data import READERS, data_root, folder_scenes, read_domains, sets_of, unlabelled, visda
 from asg.data.augment import make_change
@@ -57,6 +58,7 @@ def test_the_sets_of_a_benchmark_travel(reader: str):
 def test_no_reader_is_forgotten():
     tested = {"toy", "toy-scenes", "mini", "scenes", "digits", "cad", "pacs-cartoon", "pacs-sketch"}
     assert tested | {"visda17", "gta5", "folder", "folder-scenes"} == READERS.keys()  # the last four: their own tests
+    assert READERS.keys() == BENCHMARKS.keys()
 
 
 def test_what_is_made_of_a_set_travels(workplace):

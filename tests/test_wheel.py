@@ -111,7 +111,7 @@ def test_learned_rates_come_with_the_wheel_and_the_book_does_not(installed: Path
 
 def test_the_wheel_holds_what_it_needs(installed: Path):
     names = {str(p.relative_to(installed)) for p in installed.rglob("*") if p.is_file()}
-    needed = {"asg/py.typed", "asg/report.html.jinja", "asg/policies/cartoon-asg.safetensors", "asg/data/mini_classes.json", "asg/data/cad_index.csv"}  # fmt: skip
+    needed = {"asg/py.typed", "asg/report/page.html.jinja", "asg/policies/cartoon-asg.safetensors", "asg/data/mini_classes.json", "asg/data/cad_index.csv"}  # fmt: skip
     assert needed <= names and not any(name.startswith("tests") for name in names)
     with zipfile.ZipFile(next(installed.parent.glob("*.whl"))) as wheel:
         assert sum(info.file_size for info in wheel.infolist()) < 20e6

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from asg.benchmarks import BENCHMARKS
 from asg.config import RunConfig
 from asg.data import cad, digits, folder, folder_scenes, mini, pacs, scenes, street, toy, visda
 from asg.data.images import UNLABELLED, Domains, Images, ImageSet, fingerprint_of, materialise, subset
@@ -35,7 +36,7 @@ def read_domains(config: RunConfig) -> Domains | SegmentationDomains:
     Synthetic images have what ``config.synthetic`` leaves them. Where a run adapts to one half of the target, the
     target to report on is the other half.
     """
-    domains = READERS[config.data](config)
+    domains = READERS[config.data].load(config)
     if isinstance(domains, Domains):
         domains = replace(domains, mirror=mirrored(config))
     if config.synthetic:
@@ -48,12 +49,9 @@ def read_domains(config: RunConfig) -> Domains | SegmentationDomains:
 
 
 def unlabelled(config: RunConfig) -> ImageSet | SegmentationSet:
-    """The target images that a run adapts to, every label UNLABELLED: all of them, one half, or a folder.
-
-    GTA5's runs adapt to Cityscapes train, as CRST does, and report on val; no label map of train is read.
-    """
-    if config.data == "gta5":
-        return stamped(street.cityscapes(_cityscapes(config), "train", labelled=False), config.data)
+    """The images that a run adapts to, every label UNLABELLED: the target, one half of it, or those of its reader."""
+    if photos := READERS[config.data].photos:
+        return stamped(photos(config, False), config.data)
     target = with_truth(config)
     if isinstance(target, ImageSet):
         return replace(target, labels=torch.full_like(target.labels, UNLABELLED))
@@ -67,25 +65,12 @@ def decode_unlabelled(decode: Callable, i: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def with_truth(config: RunConfig) -> ImageSet | SegmentationSet:
-    """The images of :func:`unlabelled` with the labels that are there, which only say what pseudo-labels are worth.
-
-    A folder of unlabelled images has none; Cityscapes train has all, or none where there is no ``gtFine/train``.
-    """
-    if config.data == "folder":
-        return stamped(folder.unlabelled(Path(config.adapt.images), config.size), config.data)
-    if config.data == "folder-scenes":
-        classes = _folder_scenes(config).source.classes
-        return stamped(folder_scenes.unlabelled(Path(config.adapt.images), classes, config.size), config.data)
-    if config.data == "gta5":
-        root = _cityscapes(config)
-        photos = street.cityscapes(root, "train", labelled=(root / "gtFine" / "train").is_dir())
-        return stamped(photos, config.data)
-    target = stamped(READERS[config.data](config).target, config.data)
+    """The images of :func:`unlabelled` with the labels that are there, which only say what pseudo-labels are worth."""
+    reader = READERS[config.data]
+    if reader.photos:
+        return stamped(reader.photos(config, True), config.data)
+    target = stamped(reader.load(config).target, config.data)
     return subset(target, range(0, len(target), 2)) if config.adapt.half else target
-
-
-def _cityscapes(config: RunConfig) -> Path:
-    return Path(config.target or data_root() / "cityscapes")
 
 
 def sets_of(domains: Domains | SegmentationDomains) -> dict[str, ImageSet | SegmentationSet]:
@@ -103,7 +88,19 @@ def mirrored(config: RunConfig) -> bool | None:
     """:attr:`Domains.mirror` of a run, without its files: whether answers average image and mirror image."""
     if config.mirror is not None:
         return config.mirror
-    return None if config.data == "folder" else config.data not in ("digits", "folder-scenes")
+    return BENCHMARKS[config.data].mirror
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a benchmark is read.
+
+    ``photos``: what a run adapts to where that is not the target: it is given whether to read the labels that are
+    there, and gives images whose labels are UNLABELLED where it does not, or where there are none.
+    """
+
+    load: Callable[[RunConfig], Domains | SegmentationDomains]
+    photos: Callable[[RunConfig, bool], ImageSet | SegmentationSet] | None = None
 
 
 def _folder(config: RunConfig) -> Domains:
@@ -116,24 +113,39 @@ def _folder_scenes(config: RunConfig) -> SegmentationDomains:
     return folder_scenes.load(Path(config.source), target, config.size, classes)
 
 
+def _scenes_to_adapt_to(config: RunConfig, labelled: bool) -> SegmentationSet:
+    classes = _folder_scenes(config).source.classes
+    return folder_scenes.unlabelled(Path(config.adapt.images), classes, config.size)
+
+
+def _cityscapes(config: RunConfig) -> Path:
+    return Path(config.target or data_root() / "cityscapes")
+
+
 def _gta5(config: RunConfig) -> SegmentationDomains:
     source, held_out = street.gta5(Path(config.source or data_root() / "gta5"), config.source_list)
     return SegmentationDomains(source, held_out, street.cityscapes(_cityscapes(config)))
 
 
-READERS: dict[str, Callable[[RunConfig], Domains | SegmentationDomains]] = {
-    "toy": lambda c: toy.load(c.size),
-    "mini": lambda c: mini.load(data_root() / "mini", c.size, c.rendering),
-    "digits": lambda c: digits.load(c.size),
-    "visda17": lambda c: visda.load(Path(c.source or data_root() / "visda17"), c.size),
-    "cad": lambda c: cad.load(data_root() / "cad", c.size),
-    "pacs-cartoon": lambda c: pacs.load(data_root() / "pacs", "cartoon", c.size),
-    "pacs-sketch": lambda c: pacs.load(data_root() / "pacs", "sketch", c.size),
-    "folder": _folder,
-    "folder-scenes": _folder_scenes,
-    "toy-scenes": lambda c: toy.load_scenes(c.size),
-    "scenes": lambda c: scenes.load(data_root() / "mini", c.size, c.rendering),
-    "gta5": _gta5,
+def _cityscapes_train(config: RunConfig, labelled: bool) -> SegmentationSet:
+    """As CRST does, runs adapt to train and report on val; without labels no label map of train is read."""
+    root = _cityscapes(config)
+    return street.cityscapes(root, "train", labelled=labelled and (root / "gtFine" / "train").is_dir())
+
+
+READERS = {
+    "toy": Reader(lambda c: toy.load(c.size)),
+    "mini": Reader(lambda c: mini.load(data_root() / "mini", c.size, c.rendering)),
+    "digits": Reader(lambda c: digits.load(c.size)),
+    "visda17": Reader(lambda c: visda.load(Path(c.source or data_root() / "visda17"), c.size)),
+    "cad": Reader(lambda c: cad.load(data_root() / "cad", c.size)),
+    "pacs-cartoon": Reader(lambda c: pacs.load(data_root() / "pacs", "cartoon", c.size)),
+    "pacs-sketch": Reader(lambda c: pacs.load(data_root() / "pacs", "sketch", c.size)),
+    "folder": Reader(_folder, lambda c, labelled: folder.unlabelled(Path(c.adapt.images), c.size)),
+    "folder-scenes": Reader(_folder_scenes, _scenes_to_adapt_to),
+    "toy-scenes": Reader(lambda c: toy.load_scenes(c.size)),
+    "scenes": Reader(lambda c: scenes.load(data_root() / "mini", c.size, c.rendering)),
+    "gta5": Reader(_gta5, _cityscapes_train),
 }
 
 

@@ -102,20 +102,33 @@ def signals_of(student: Student, source: ImageSet, mapping: Tensor | None, devic
     return numbers
 
 
+def held_out(task: Tensor, held: ImageSet) -> dict[str, float]:
+    """What logits ``(N, C)`` on held-out images reach: accuracy (mean per class), loss, and the loss's standard error.
+
+    The error is over the designs (:func:`asg.metrics.mean_error`), and left out where it is not defined.
+    """
+    losses = F.cross_entropy(task, held.labels, reduction="none")  # (N,)
+    numbers = {
+        "validation": mean_per_class(task.argmax(1), held.labels, len(held.classes)),
+        "validation_loss": float(losses.mean()),
+    }
+    if (error := mean_error(losses, held.cluster)) is not None:
+        numbers["validation_loss_error"] = error
+    return numbers
+
+
 def make_evaluation(student: Student, domains: Domains, config: RunConfig, device: torch.device) -> Callable[..., dict]:
     """``evaluate(student, final=False)``: every number of an evaluation, on held-out renders and on photos.
 
     ``kl`` is the divergence from the ImageNet network on held-out synthetic images, in nats;
-    ``validation`` the accuracy there, ``validation_loss`` the task loss and ``validation_loss_error`` its
-    standard error over the designs (:func:`asg.metrics.mean_error`; left out where it is not defined, as
-    with one held-out image); ``drift`` the relative distance of each layer group from its ImageNet weights; the
-    numbers on photos are those of :func:`asg.metrics.evaluate_photos`. The ``final`` evaluation, and no other, has
-    what takes minutes on VisDA-17: the energy of the photos' features at three powers (``hse0`` …; of two photos or
-    more), and the features' likeness to the ImageNet network's (``cka``). Where it is not known whether a mirror image
-    has the same class, held-out images say it: ``mirror``, whether answers that average both (``validation_mirrored``)
-    are right there as often as those of the image alone (departure 42). Where ``config.signals``, it has what
-    :mod:`asg.signals` says of the source (``entropy``, ``information``, ``mapped``) and of held-out images under every
-    look (``looks``).
+    ``validation`` …: :func:`held_out`; ``drift`` the relative distance of each layer group from its ImageNet
+    weights; the numbers on photos are those of :func:`asg.metrics.evaluate_photos`. The ``final`` evaluation, and
+    no other, has what takes minutes on VisDA-17: the energy of the photos' features at three powers (``hse0`` …; of
+    two photos or more), and the features' likeness to the ImageNet network's (``cka``). Where it is not known
+    whether a mirror image has the same class, held-out images say it: ``mirror``, whether answers that average both
+    (``validation_mirrored``) are right there as often as those of the image alone (departure 42). Where
+    ``config.signals``, it has what :mod:`asg.signals` says of the source (``entropy``, ``information``, ``mapped``)
+    and of held-out images under every look (``looks``).
     """
     mapping = mapping_of(config, student, domains)
     held, photos = domains.validation, domains.target
@@ -133,15 +146,8 @@ def make_evaluation(student: Student, domains: Domains, config: RunConfig, devic
         if not any(moved.values()):
             answers = partial(frozen.outputs, now, device=device)
         task, imagenet, _ = answers(held)
-        losses = F.cross_entropy(task, held.labels, reduction="none")  # (N,)
-        numbers = {
-            "validation": mean_per_class(task.argmax(1), held.labels, len(held.classes)),
-            "validation_loss": float(losses.mean()),
-            "kl": float(proxy_guidance(imagenet, held_teacher)),
-            "drift": moved,
-        }
-        if (error := mean_error(losses, held.cluster)) is not None:
-            numbers["validation_loss_error"] = error
+        numbers = held_out(task, held)
+        numbers |= {"kl": float(proxy_guidance(imagenet, held_teacher)), "drift": moved}
         mirror = domains.mirror
         if mirror is None:
             both = both_answers(task, answers(held, mirror=True)[0])[0]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from asg_book.analysis import Estimate, difference, level
+from asg_book.estimates import Estimate, difference, level
 from asg_book.paying import SIGNALS, left_out
 
 Records = Sequence[dict]

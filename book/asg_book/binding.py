@@ -11,7 +11,7 @@ from pandas.io.formats.style import Styler
 
 from asg import AsgError, records
 from asg.config import RunConfig
-from asg_book import analysis, plots
+from asg_book import estimates, measures, plots
 from asg_book.catalogue import get
 from asg_book.experiment import Experiment
 from asg_book.figures import figure
@@ -64,13 +64,13 @@ class Bound:
         other = self.experiment.metric_of.get(arm, {}).get(metric, metric)
         if other is None:
             return "—"
-        text = show(analysis.level(self.arms.get(arm, ()), other, which), other)
+        text = show(estimates.level(self.arms.get(arm, ()), other, which), other)
         return text if other == metric or text == "—" else f"{text} †"
 
     def size(self, arm: str, metric: str) -> str:
         """How many values an arm has: seeds, or seeds × policies; a dash for none."""
         other = self.experiment.metric_of.get(arm, {}).get(metric) or metric
-        estimate = analysis.level(self.arms.get(arm, ()), other)
+        estimate = estimates.level(self.arms.get(arm, ()), other)
         return estimate.size if estimate.n else "—"
 
     def legend(self, metrics: Sequence[str]) -> str:
@@ -93,11 +93,11 @@ class Bound:
     def verdicts(self, metrics: Sequence[str]) -> pd.DataFrame:
         """Every difference of the experiment's family that has a value, with its corrected verdict (departure 12).
 
-        Long table of :func:`asg_book.analysis.corrected`, whose rows are pairs of arms.
+        Long table of :func:`asg_book.estimates.corrected`, whose rows are pairs of arms.
         """
         family = self.experiment.family
-        estimates = analysis.differences(self.recorded, {pair: pair for pair in family}, metrics)
-        return analysis.corrected(estimates, len(family))
+        table = estimates.differences(self.recorded, {pair: pair for pair in family}, metrics)
+        return estimates.corrected(table, len(family))
 
     def between(self, pairs: Mapping[str, tuple[str, str]], metrics: Sequence[str]) -> pd.DataFrame:
         """The :meth:`verdicts` on named pairs of the family whose arms are bound, in the order of ``pairs``."""
@@ -143,7 +143,7 @@ class Bound:
         verdicts = self.between({f"{a} against {b}": (a, b) for a, b in wanted}, metrics)
         lines = {name: [] for name in verdicts["row"]}
         for row in verdicts.to_dict("records"):
-            lines[row["row"]].append(f"- {row['row']}, {plots.NAMES[row['metric']]}, {in_words(row)}.")
+            lines[row["row"]].append(f"- {row['row']}, {measures.NAMES[row['metric']]}, {in_words(row)}.")
         text = "\n".join(line for name in lines for line in lines[name])
         return Markdown(text or self.none_yet(f"None of these differences of {self.experiment.id} has records."))
 
@@ -155,7 +155,7 @@ class Bound:
         if unknown := [pair for pair in named.values() if pair not in self.experiment.family]:
             raise AsgError(f"{self.experiment.id} compares no {' with '.join(unknown[0])}: add it to its claims.")
         parts = [f"{row['row']} {judged(row)}" for row in self.between(named, [metric]).to_dict("records")]
-        sentence = f"**In short** ({plots.NAMES[metric]}): {'; '.join(parts)}."
+        sentence = f"**In short** ({measures.NAMES[metric]}): {'; '.join(parts)}."
         return Markdown(sentence if parts else self.none_yet("The answer of this chapter has no records."))
 
     def none_yet(self, fact: str) -> str:

@@ -9,7 +9,7 @@ from pandas.io.formats.style import Styler
 
 from asg.controllers.learned import load_policy
 from asg.controllers.windows import policy_path
-from asg_book import analysis
+from asg_book import selection
 from asg_book.binding import Bound
 from asg_book.formatting import TITLES, captioned, styled
 from asg_book.profiles import policy_name
@@ -35,7 +35,7 @@ def choices(bound: Bound, kinds: Sequence[str]) -> Styler:
     rows = {}
     for kind in kinds:
         tried = {arm: runs for arm, runs in bound.arms.items() if arm.startswith(f"{kind}, ") and runs}
-        chosen = analysis.best_kept(list(tried.values())) if tried else None
+        chosen = selection.best_kept(list(tried.values())) if tried else None
         for k, (arm, runs) in enumerate(tried.items()):
             final = pd.DataFrame([record["final"] for record in runs])
             loss, error = final["validation_loss"].mean(), final["validation_loss_error"].mean()
@@ -49,17 +49,17 @@ def choices(bound: Bound, kinds: Sequence[str]) -> Styler:
 
 
 def tried(bound: Bound) -> Styler:
-    """Trials of lengths and base rates of plain training, and which the rule chooses (asg_book.analysis.shortest)."""
+    """Trials of lengths and base rates of plain training, and which the rule chooses (asg_book.selection.shortest)."""
     made = {arm: runs for arm, runs in bound.arms.items() if runs}
     keys = {arm: (bound.configs[arm].steps, bound.configs[arm].lr) for arm in made}
-    chosen = analysis.shortest({keys[arm]: made[arm] for arm in made}) if made else None
+    chosen = selection.shortest({keys[arm]: made[arm] for arm in made}) if made else None
     rows = {}
     for arm, runs in made.items():
-        loss, error = (analysis.mean_final(runs, m) for m in ("validation_loss", "validation_loss_error"))
+        loss, error = (selection.mean_final(runs, m) for m in ("validation_loss", "validation_loss_error"))
         shares = {"held-out accuracy": "validation", "photos": bound.experiment.metric, "agreement": "agreement"}
         rows[arm] = {
             "held-out loss": f"{loss:.2f} ± {error:.2f}",
-            **{name: f"{100 * analysis.mean_final(runs, metric):.1f}" for name, metric in shares.items()},
+            **{name: f"{100 * selection.mean_final(runs, metric):.1f}" for name, metric in shares.items()},
             "chosen": "✓" if keys[arm] == chosen else "",
         }
     return captioned(pd.DataFrame(rows).T, TITLES.get(bound.profile, bound.profile))

@@ -1,46 +1,37 @@
 """The `asg` command as the book has it: experiments, policies and the book itself beside :mod:`asg.cli`."""
 
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asg import AsgError, places
+from asg import AsgError
 from asg.cli import Device, Settings, Track, app, main, parse_settings
-from asg.config import MetaConfig, RunConfig
+from asg.config import RunConfig
 from asg_book.catalogue import EXPERIMENTS, get
+from asg_book.engines import Cpus, Gpus, Jobs, On, engine_of
 from asg_book.experiment import Experiment
-from asg_book.policies import EPISODES, POLICIES, policy_config
+from asg_book.policy_commands import policy
 from asg_book.profiles import BOOK, PROFILES
-from asg_book.workers import in_workers
 
 if TYPE_CHECKING:
     from asg_book.pictures import Picture
 
-T = TypeVar("T")
 Profile = Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}; if not given, what the book shows.")]
-Benchmark = Annotated[str, typer.Option(help=f"One of {', '.join(EPISODES)}.")]
-Jobs = Annotated[int, typer.Option(help="Runs at a time on this machine, or workers of the cluster started here.")]
-On = Annotated[
-    str, typer.Option(help="local: processes here; ray: the cluster at $RAY_ADDRESS, else one started here.")
-]
-Cpus = Annotated[float, typer.Option(help="CPUs that a run takes of a node (ray).")]
-Gpus = Annotated[float, typer.Option(help="GPUs that a run takes of a node, also less than one (ray).")]
 
 
 def describe(evaluation: dict) -> str:
     """One line about an evaluation, in per cent."""
-    from asg_book import plots
+    from asg_book import measures
 
-    return "  ".join(f"{k} {100 * evaluation[k]:.1f}" for k in plots.NAMES if k in plots.SHARES & evaluation.keys())
+    return "  ".join(
+        f"{k} {100 * evaluation[k]:.1f}" for k in measures.NAMES if k in measures.SHARES & evaluation.keys()
+    )
 
 
 def profiles_of(declared: Experiment, profile: str) -> tuple[str, ...]:
@@ -57,6 +48,9 @@ def label(experiment: str, arm: str, config: RunConfig) -> str:
     """What names one run: experiment, arm, profile, seed, and the policy where one drives it."""
     policy = config.control.policy if config.control else None
     return f"{experiment} {arm} ({config.profile}) seed {config.seed}{f' policy {policy}' if policy else ''}"
+
+
+app.add_typer(policy, name="policy")
 
 
 @app.command()
@@ -254,35 +248,6 @@ def verify_record(record: dict) -> list[str]:
     return replay.verify(record, "cpu" if record["device"] == "cpu" else None)
 
 
-def engine_of(on: str, jobs: int, cpus: float, gpus: float) -> Callable[[Callable, list[tuple]], Iterator]:
-    """What shares out calls: processes of this machine, or a Ray cluster (see :func:`asg_book.cluster.on_ray`)."""
-    from asg_book import cluster
-
-    return chosen(on, {
-        "local": partial(in_workers, jobs=jobs),
-        "ray": partial(cluster.on_ray, workers=jobs, resources=cluster.Resources(cpus, gpus)),
-    })  # fmt: skip
-
-
-def players_of(
-    on: str, meta: MetaConfig, folder: Path, device: str | None, cpus: float, gpus: float
-) -> AbstractContextManager:
-    """Who plays a round of a meta-training: this process (None), or workers of a cluster."""
-    from asg_book import cluster
-
-    return chosen(on, {
-        "local": nullcontext(),
-        "ray": cluster.rounds(meta, folder, device, cluster.Resources(cpus, gpus)),
-    })  # fmt: skip
-
-
-def chosen(on: str, engines: dict[str, T]) -> T:
-    """The engine of that name."""
-    if on not in engines:
-        raise AsgError(f"There is no engine {on!r}: choose from {', '.join(engines)}.")
-    return engines[on]
-
-
 @app.command(name="golden")
 def golden_command(
     experiment: Annotated[list[str], typer.Option(help="Experiments; all if not given.")] = [],  # noqa: B006
@@ -331,100 +296,6 @@ def experiments(profile: Profile = "") -> None:
             wanted = [config for one in profiles_of(e, profile) for config in e.configs(one, arm)]
             done = sum(record is not None for record in records.find_each(wanted))
             print(f"  {arm:28} {done}/{len(wanted)} runs  {dict(overrides)}")
-
-
-policy = typer.Typer(help="Policies that set the rates: train one, or search rates with the same compute.")
-app.add_typer(policy, name="policy")
-Declared = Annotated[str, typer.Argument(help=f"One of {', '.join(POLICIES)}.")]
-Meta = Annotated[list[str], typer.Option("--set", help="FIELD=VALUE, a MetaConfig field; the value is JSON.")]
-Out = Annotated[Path | None, typer.Option(help="File to write; policies/PROFILE-NAME if not given.")]
-Own = Annotated[Path | None, typer.Option(help="Your own renders, a sub-folder a class, in place of a benchmark's.")]
-
-
-def meta_of(name: str, profile: str, settings: list[str], source: Path | None, out: Path | None) -> MetaConfig:
-    """The meta-training that a command asks for; policies/ is no place for own renders, nor in an installed package."""
-    if out is None and (source is not None or not places.is_checkout()):
-        raise AsgError("The policy needs a place: give --out FILE.")
-    return policy_config(name, profile, parse_settings(settings), source)
-
-
-def describe_episode(point: dict) -> str:
-    """One line about an episode."""
-    ratios = " ".join(f"{r:.2f}" for r in point["ratios"].values())
-    held = "diverged"
-    if point["held_task"] is not None:
-        held = f"held-out loss {point['held_task']:.3f}  KL {point['held_guidance']:.3f}"
-    paid = f"reward {point['reward']:+.3f}  entropy {point['entropy']:.3f}  " if "reward" in point else ""
-    return f"episode {point['episode']}: {paid}{held}  ratios {ratios}"
-
-
-@policy.command(name="train")
-def train_policy(
-    name: Declared = "asg",
-    profile: Benchmark = "cartoon",
-    settings: Meta = [],  # noqa: B006
-    source: Own = None,
-    out: Out = None,
-    device: Device = None,
-    on: On = "local",
-    cpus_per_run: Cpus = 1.0,
-    gpus_per_run: Gpus = 0.0,
-) -> None:
-    """Train a policy by REINFORCE on synthetic images. Stop it at any time; it goes on after the last episode.
-
-    With --set parallel=N on Ray an update averages over N episodes, each in a worker of its own.
-    """
-    from tqdm import tqdm
-
-    from asg import records, reinforce
-    from asg.controllers.learned import save_policy
-    from asg.controllers.windows import policy_path
-    from asg.data.images import make_folder
-
-    meta = meta_of(name, profile, settings, source, out)
-    with records.meta_folder("policy", meta) as folder:
-        with players_of(on, meta, folder, device, cpus_per_run, gpus_per_run) as play_round:
-            trained, progress = reinforce.train_policy(
-                meta, folder, device, lambda point: tqdm.write(describe_episode(point)), play_round
-            )
-        to = out or policy_path(f"{profile}-{name}")
-        make_folder(to.parent)
-        save_policy(trained, records.card(meta, curve=progress.curve, seconds=round(progress.seconds)), to)
-        (folder / "policy.pt").unlink()
-    print(f"The policy is in {to}; {meta.episodes} episodes took {progress.seconds / 60:.1f} min.")
-
-
-@policy.command(name="search")
-def search(
-    name: Declared = "asg",
-    profile: Benchmark = "cartoon",
-    settings: Meta = [],  # noqa: B006
-    source: Own = None,
-    out: Out = None,
-    device: Device = None,
-    jobs: Jobs = 1,
-    on: On = "local",
-    cpus_per_run: Cpus = 1.0,
-    gpus_per_run: Gpus = 0.0,
-) -> None:
-    """Try random layer-wise rates, as many as the policy has episodes; the best on held-out renders is first."""
-    from tqdm import tqdm
-
-    from asg import records, reinforce
-    from asg.controllers.windows import policy_path
-    from asg.data.images import make_folder
-
-    meta = meta_of(name, profile, settings, source, out)
-    with records.meta_folder("search", meta) as folder:
-        engine = engine_of(on, jobs, cpus_per_run, gpus_per_run)
-        trials = reinforce.search_ratios(
-            meta, folder, device, lambda point: tqdm.write(describe_episode(point)), engine
-        )
-        to = out or policy_path(f"{profile}-{name}-search", ".json")
-        make_folder(to.parent)
-        records.write_text(to, json.dumps(records.card(meta, trials=trials), indent=1) + "\n")
-        (folder / "search.pt").unlink()
-    print(f"The {len(trials)} trials are in {to}; the best: {describe_episode(trials[0])}.")
 
 
 @app.command()

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from asg import AsgError, memory, places, records
+from asg.benchmarks import BENCHMARKS
 from asg.config import MetaConfig, RunConfig
 from asg.data import data_root, read_domains, sets_of
 from asg.interrupts import Stopped
+from asg.meta_training import Round, play, prepared_episodes
 from asg.recipes import RECIPES
-from asg.reinforce import Learner, Round, play, prepared_episodes
+from asg.reinforce import Learner
 from asg.trainers.conduct import cpu_threads
 from asg_book.workers import QUIET
 
@@ -30,11 +32,6 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 RETRIES = 5  # of a task whose worker or node was lost; each goes on after the run's last checkpoint
-# Reader → scripts that obtain its data; the weights of the book's networks come with mini's.
-SCRIPTS = {
-    "mini": ("mini",), "scenes": ("mini",), "cad": ("mini", "cad"), "pacs-cartoon": ("mini", "pacs"),
-    "pacs-sketch": ("mini", "pacs"), "visda17": ("visda17",), "gta5": ("gta5", "cityscapes"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ def mendable(error: Exception) -> Exception:
 def rounds(
     meta: MetaConfig, folder: Path, device: str | None = None, resources: Resources = Resources()
 ) -> Iterator[Round]:
-    """What plays ``meta.parallel`` episodes side by side (:func:`asg.reinforce.train_policy`), each in a worker.
+    """What plays ``meta.parallel`` episodes side by side (:func:`asg.meta_training.train_policy`), each in a worker.
 
     Their updates are made together: every worker has a copy of the learner, and they exchange what changes it. A round
     in which a worker is lost is played again by new ones.
@@ -294,12 +291,12 @@ def perform(expected: dict[str, int], call: Callable, given: tuple) -> object:
 
 def obtain(config: RunConfig) -> None:
     """Have the data of a run on this node: fetched by its script, once a node, where its reader misses them."""
-    if config.data not in SCRIPTS or is_readable(config):
+    if not BENCHMARKS[config.data].scripts or is_readable(config):
         return
     if not places.is_checkout():
         raise AsgError(f"The data of {config.data} are not on this node, and only a checkout has the scripts for them.")
     with FileLock(str(places.place("data").with_suffix(".lock"))):  # others of this node wait
-        for script in () if is_readable(config) else SCRIPTS[config.data]:
+        for script in () if is_readable(config) else BENCHMARKS[config.data].scripts:
             command = [sys.executable, str(Path(places.CHECKOUT, "data_scripts", f"{script}.py"))]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:

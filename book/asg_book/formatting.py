@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from asg_book import analysis, plots
+from asg_book import estimates, measures
 
 COLUMNS = {"accuracy": "task head", "kept": "kept head", "product": "both heads"}
 COLUMNS |= {"miou": "mIoU", "pixels": "pixels right"}
@@ -39,7 +39,7 @@ def in_words(row: Mapping) -> str:
     return f"{paired}: {show_with_unit(e, metric)}: **{verdict}** (corrected p {show_p(row['adjusted'])})"
 
 
-def direction(e: analysis.Estimate) -> str:
+def direction(e: estimates.Estimate) -> str:
     """Which way a difference goes that is shown."""
     return "higher" if e.mean > 0 else "lower"
 
@@ -51,26 +51,26 @@ def show_p(p: float) -> str:
 
 def scale(metric: str) -> tuple[int, int]:
     """What a metric is multiplied with before it is shown, and its digits."""
-    return (100, 1) if metric in plots.SHARES else (1, DIGITS.get(metric, 2))
+    return (100, 1) if metric in measures.SHARES else (1, DIGITS.get(metric, 2))
 
 
-def show(e: analysis.Estimate, metric: str) -> str:
+def show(e: estimates.Estimate, metric: str) -> str:
     """``mean ± sd``, of a share in per cent; one value has no sd, none is a dash."""
     factor, digits = scale(metric)
     spread = f" ± {factor * e.sd:.{digits}f}" if e.n > 1 else ""
     return "—" if e.n == 0 else f"{factor * e.mean:.{digits}f}{spread}"
 
 
-def show_interval(e: analysis.Estimate, metric: str) -> str:
+def show_interval(e: estimates.Estimate, metric: str) -> str:
     """``mean [low, high]``, of a share in points."""
     factor, digits = scale(metric)
     mean, low, high = (f"{factor * value:+.{digits}f}" for value in (e.mean, e.low, e.high))
     return "—" if e.n < 2 else f"{mean} [{low}, {high}]"
 
 
-def show_with_unit(e: analysis.Estimate, metric: str) -> str:
+def show_with_unit(e: estimates.Estimate, metric: str) -> str:
     """:func:`show_interval` in a sentence."""
-    unit = " points" if metric in plots.SHARES else " nats" if metric in NATS else ""
+    unit = " points" if metric in measures.SHARES else " nats" if metric in NATS else ""
     return show_interval(e, metric) + unit
 
 

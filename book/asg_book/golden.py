@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from asg import AsgError, records, reinforce
+from asg import AsgError, meta_training, policy_search, records
 from asg.config import RunConfig
 from asg.controllers.learned import save_policy
 from asg.controllers.windows import policy_path
@@ -77,11 +77,11 @@ def make_policies(names: Sequence[str]) -> dict[str, Golden]:
         meta, path = policy_config(name, "toy"), policy_path(policy_name("toy", name))
         make_folder(path.parent)
         with TemporaryDirectory() as folder:
-            policy, progress = reinforce.train_policy(meta, Path(folder), "cpu")
+            policy, progress = meta_training.train_policy(meta, Path(folder), "cpu")
             save_policy(policy, records.card(meta, curve=progress.curve), path)
             numbers = {"curve": progress.curve}
             if name in SEARCHES:
-                numbers["trials"] = reinforce.search_ratios(meta, Path(folder), "cpu")
+                numbers["trials"] = policy_search.search_ratios(meta, Path(folder), "cpu")
                 search = policy_path(policy_name("toy", f"{name}-search"), ".json")
                 search.write_text(json.dumps({"trials": numbers["trials"]}), "utf-8")
         made[f"policy {name}"] = Golden(records.meta_recipe(meta), rounded(numbers))

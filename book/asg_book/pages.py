@@ -7,8 +7,9 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown, display
 from pandas.io.formats.style import Styler
+from scipy import stats
 
-from asg_book import analysis
+from asg_book import estimates
 from asg_book.binding import Bound, bind
 from asg_book.catalogue import get
 from asg_book.formatting import MARKS, TITLES, captioned, show_interval, styled
@@ -33,7 +34,7 @@ def side_by_side(
             decided = row is not None and row["estimate"].n > 1
             column[name] = f"{show_interval(row['estimate'], metric)} {MARKS[row['decided']]}" if decided else "—"
             column[name] = column[name].replace(" [", "\n[")  # the table is narrow enough for a page with two margins
-        sizes = [len(analysis.values(bound.arms.get(arm, ()), metric).columns) for arm in arms.values()]
+        sizes = [len(estimates.values(bound.arms.get(arm, ()), metric).columns) for arm in arms.values()]
         column["seeds"] = f"{max(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
         columns[TITLES.get(profile, profile)] = column
     if quoted := next(iter(bounds.values())).experiment.published:
@@ -59,6 +60,30 @@ def cases(
         bound = bind(case.experiment, profile or case.profile, seeds, three, overrides, fresh)
         by_name[case.name] = (case, bound.arms)
     return by_name
+
+
+def paying_answer(gained: pd.DataFrame) -> Markdown:
+    """In one sentence how the gain of guidance goes with what a frozen backbone has over plain training.
+
+    Spearman's rank correlation over benchmarks with its p value, and the two ends. ``gained``:
+    :func:`asg_book.paying.gains`; of fewer than three benchmarks nothing is said.
+    """
+    if len(gained) < 3:
+        return Markdown("The answer of this chapter needs records of three benchmarks.")
+    means = gained.map(lambda e: e.mean).astype(float)
+    known = stats.spearmanr(means["advantage"], means["gain"])
+    ends = [means["advantage"].idxmin(), means["advantage"].idxmax()]
+    least, most = (
+        f"{100 * means.loc[name, 'gain']:+.1f} points on {name} (frozen less plain: "
+        f"{100 * means.loc[name, 'advantage']:+.1f})"
+        for name in ends
+    )
+    verdict = "shown" if known.pvalue < 1 - estimates.CONFIDENCE else "not shown by so few"
+    return Markdown(
+        f"**In short** (photos, {len(gained)} benchmarks): guidance gains from {least} to {most} over plain training. "
+        f"That it gains more where a frozen backbone has more over plain training is {verdict} (rank correlation "
+        f"{known.statistic:+.2f}, p {known.pvalue:.3f})."
+    )
 
 
 def paying_table(gained: pd.DataFrame) -> Styler:

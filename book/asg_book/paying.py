@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from asg_book.analysis import INTERVALS, difference, mean_final
 from asg_book.catalogue.synthetic_data import DATA, METHODS
+from asg_book.estimates import INTERVALS, difference
+from asg_book.selection import mean_final
 
 Records = Sequence[dict]
 

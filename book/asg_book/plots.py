@@ -15,50 +15,11 @@ import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
-from asg.data.images import ImageSet
+from asg_book.measures import NAMES, SHARES
 
 WIDTH = 5.0  # inches
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-NAMES = {
-    "accuracy": "photos, task head",
-    "miou": "photos, mIoU",
-    "pixels": "photos, pixels right",
-    "kept": "photos, kept ImageNet head",
-    "product": "photos, both heads",
-    "agreement": "agreement with ImageNet net",
-    "imagenet": "ImageNet top-1 on photos",
-    "validation": "held-out synthetic",
-    "train_task": "task loss (nats)",
-    "train_guidance": "KL to ImageNet (nats)",
-    "kl": "KL to ImageNet net (nats)",
-    "validation_loss": "held-out task loss (nats)",
-    "hse0": "hyperspherical energy, s = 0",
-    "hse1": "hyperspherical energy, s = 1",
-    "hse2": "hyperspherical energy, s = 2",
-    "cka": "likeness to ImageNet features (CKA)",
-    "ece": "calibration error (ECE)",
-    "held_task": "held-out task loss",
-    "held_guidance": "held-out KL",
-    "precision": "pseudo-labels that are right",
-    "coverage": "share with a pseudo-label",
-    "excess": "confidence less precision",
-}
-SHARES = {
-    "accuracy",
-    "miou",
-    "pixels",
-    "kept",
-    "product",
-    "agreement",
-    "imagenet",
-    "validation",
-    "ece",
-    "precision",
-    "coverage",
-    "excess",
-}  # shown in per cent
 
 
 def style() -> None:
@@ -75,31 +36,23 @@ def style() -> None:
 
 
 def from_records(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Draw from a table of records, or say that it holds none: a chapter goes on where runs are missing."""
+    """Draw from a table of records, or say that it holds none: a chapter goes on where runs are missing.
+
+    The figure keeps the table as its ``numbers``.
+    """
 
     @wraps(draw)
     def drawn(table: pd.DataFrame, *more: object, **named: object) -> Figure:
         if not table.empty:
-            return draw(table, *more, **named)
+            figure = draw(table, *more, **named)
+            figure.numbers = table
+            return figure
         figure, axis = plt.subplots(figsize=(WIDTH, 0.6))
         axis.text(0.5, 0.5, "no records yet", ha="center", va="center")
         axis.axis("off")
         return figure
 
     return drawn
-
-
-def gallery(images: ImageSet, columns: int = 6, rows: int = 4, titles: Sequence[str] | None = None) -> Figure:
-    """Evenly spaced images of a set, each under its class (or its entry of ``titles``, one an image of the set)."""
-    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, WIDTH * rows / columns * 1.22))
-    chosen = np.linspace(0, len(images) - 1, rows * columns).round().astype(int)
-    for axis, index in zip(axes.flat, chosen, strict=True):
-        axis.imshow(images.decode(int(index)))
-        axis.set_title(
-            titles[index] if titles is not None else images.classes[int(images.labels[index])], fontsize=8, pad=2
-        )
-        axis.axis("off")
-    return figure
 
 
 @from_records
@@ -140,47 +93,6 @@ def one_legend(figure: Figure, axes: Iterable[Axes]) -> None:
         figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=2)
 
 
-def control_loop() -> Figure:
-    """Who tells whom what: the loop of training and policy, without numbers."""
-    figure, axis = plt.subplots(figsize=(WIDTH, 3.0))
-    boxes = {
-        "network": (0.2, 0.8, "network in training,\nlayer groups 1 … G"),
-        "window": (0.8, 0.8, "a window of steps:\nstatistics"),
-        "policy": (0.8, 0.2, "policy π: LSTMs,\na head for each group"),
-        "rates": (0.2, 0.2, "rate of group g:\n$\\eta\\, a_g$"),
-    }  # fmt: skip
-    for x, y, text in boxes.values():
-        axis.text(
-            x,
-            y,
-            text,
-            ha="center",
-            va="center",
-            fontsize=9,
-            bbox={"boxstyle": "round,pad=0.6", "fc": "white", "ec": "0.3"},
-        )
-    arrows = {
-        ("network", "window"): "losses,\nweights", ("window", "policy"): "state s",
-        ("policy", "rates"): "draws\nratios $a_g$", ("rates", "network"): "SGD",
-    }  # fmt: skip
-    for (a, b), text in arrows.items():
-        (x0, y0, _), (x1, y1, _) = boxes[a], boxes[b]
-        dx, dy = 0.2 * np.sign(round(x1 - x0, 1)), 0.16 * np.sign(round(y1 - y0, 1))
-        axis.annotate("", (x1 - dx, y1 - dy), (x0 + dx, y0 + dy), arrowprops={"arrowstyle": "-|>", "color": COLOURS[0]})
-        axis.text(
-            (x0 + x1) / 2 + 0.02,
-            (y0 + y1) / 2 + 0.03,
-            text,
-            fontsize=8,
-            ha="left" if dx == 0 else "center",
-            va="bottom",
-        )
-    axis.text(0.52, 0.5, "reward of the window\nteaches π (REINFORCE)", fontsize=8, color=COLOURS[1], ha="center")
-    axis.set(xlim=(0, 1), ylim=(0, 1))
-    axis.axis("off")
-    return figure
-
-
 @from_records
 def meta_training(curves: pd.DataFrame) -> Figure:
     """Reward, entropy and held-out losses over the episodes of meta-trainings, one line a policy.
@@ -203,7 +115,7 @@ def meta_training(curves: pd.DataFrame) -> Figure:
 
 @from_records
 def intervals(table: pd.DataFrame, xlabel: str) -> Figure:
-    """Estimates with their 95 % intervals, a panel a metric: the long table of :func:`asg_book.analysis.differences`.
+    """Estimates with their 95 % intervals, a panel a metric: the long table of :func:`asg_book.estimates.differences`.
 
     Shares are shown in points. What lies on the line at zero is not shown to differ from it. Where the table has
     verdicts of a corrected test (``decided``), a point without a difference is open, whatever its own interval says.
@@ -303,8 +215,9 @@ def part_title(part: str) -> str:
     return " + ".join(groups) if len(groups) <= 3 else f"{groups[0]} … {groups[-1]}"
 
 
+@from_records
 def sweep(table: pd.DataFrame, metrics: Sequence[str], xlabel: str) -> Figure:
-    """Each metric against the arms in their order: :class:`~asg_book.analysis.Estimate`, 95 % intervals."""
+    """Each metric against the arms in their order: :class:`~asg_book.estimates.Estimate`, 95 % intervals."""
     figure, axis = plt.subplots(figsize=(WIDTH, 3.4))
     x = np.arange(len(table))
     for k, metric in enumerate(metrics):
@@ -373,33 +286,11 @@ def class_bars(table: pd.DataFrame, measure: str = "accuracy") -> Figure:
     return figure
 
 
-def feature_maps(
-    networks: Sequence[str], points: Sequence[np.ndarray], synthetic: Sequence[str], photos: Sequence[str]
-) -> Figure:
-    """Where both domains lie in each network, one map under another; class names at the medians of their points.
-
-    ``points``: for each network ``(N + M, 2)``, of N synthetic images and then M photographs, whose classes are
-    ``synthetic`` and ``photos``.
-    """
-    figure, axes = plt.subplots(len(networks), 1, figsize=(WIDTH, 4.4 * len(networks) + 0.4), squeeze=False)
-    for axis, network, placed in zip(axes.flat, networks, points, strict=True):
-        first, second = placed[: len(synthetic)], placed[len(synthetic) :]
-        parts = ((first, synthetic, "o", "synthetic"), (second, photos, "^", "photos"))
-        for (part, labels, marker, name), colour in zip(parts, COLOURS, strict=False):
-            axis.scatter(*part.T, s=12, marker=marker, color=colour, label=name, alpha=0.6, linewidths=0)
-            for label in sorted(set(labels)):
-                centre = np.median(part[np.array(labels) == label], axis=0)
-                axis.text(*centre, label, color=colour, fontsize=8, ha="center", weight="bold",
-                          bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5})  # fmt: skip
-        axis.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2", title=network)
-    one_legend(figure, axes.flat)
-    return figure
-
-
+@from_records
 def trade_off(table: pd.DataFrame, x_metric: str, *y_metrics: str) -> Figure:
     """``x_metric`` against each of ``y_metrics``: an arm's mean with bars of one standard deviation, a panel a metric.
 
-    ``table``: :func:`asg_book.analysis.summary`, one row an arm, its metrics shares.
+    ``table``: :func:`asg_book.estimates.summary`, one row an arm, its metrics shares.
     """
     figure, axes = plt.subplots(
         len(y_metrics), 1, figsize=(WIDTH, 2.7 * len(y_metrics) + 0.9), sharex=True, squeeze=False
@@ -414,18 +305,6 @@ def trade_off(table: pd.DataFrame, x_metric: str, *y_metrics: str) -> Figure:
         axis.set(ylabel=f"{NAMES[metric]}, %")
     axes.flat[-1].set(xlabel=f"{NAMES[x_metric]}, %")
     one_legend(figure, axes.flat)
-    return figure
-
-
-def strips(sets: dict[str, ImageSet], columns: int) -> Figure:
-    """Evenly spaced images of each set, one row a set under its name."""
-    side = WIDTH / columns
-    figure, axes = plt.subplots(len(sets), columns, figsize=(WIDTH, len(sets) * (side + 0.22)), squeeze=False)
-    for row, (name, images) in zip(axes, sets.items(), strict=True):
-        for axis, index in zip(row, np.linspace(0, len(images) - 1, columns).round().astype(int), strict=True):
-            axis.imshow(images.decode(int(index)))
-            axis.axis("off")
-        row[0].set_title(name, loc="left", pad=2)
     return figure
 
 
@@ -488,53 +367,4 @@ def reliability(table: pd.DataFrame) -> Figure:
         axis.errorbar(means["confidence"], means["right"], spread, label=arm, **look)
     axis.set(xlabel="confidence, %", ylabel="photos answered rightly, %", xlim=(0, 101), ylim=(0, 101))
     one_legend(figure, [axis])
-    return figure
-
-
-def heat_maps(
-    photos: ImageSet,
-    chosen: Sequence[int],
-    networks: Sequence[str],
-    maps: Sequence[Sequence[np.ndarray]],
-    titles: Sequence[Sequence[str]],
-) -> Figure:
-    """Each of the ``chosen`` photographs (rows) and where each network looks (columns).
-
-    ``maps``: for each network and photograph an array ``(h, w)`` in [0, 1], which is enlarged to the photograph;
-    ``titles``: for each photograph its true class, then what each network says.
-    """
-    columns, pictures = ["photo", *networks], [photos.decode(int(i)) for i in chosen]
-    size = WIDTH / len(columns)
-    figure, axes = plt.subplots(len(chosen), len(columns), figsize=(WIDTH, len(chosen) * size * 1.2), squeeze=False)
-    for i, (row, picture) in enumerate(zip(axes, pictures, strict=True)):
-        height, width = picture.shape[:2]
-        options = {"extent": (-0.5, width - 0.5, height - 0.5, -0.5), "interpolation": "bilinear"}
-        for j, (axis, name) in enumerate(zip(row, columns, strict=True)):
-            axis.imshow(picture)
-            if j:
-                axis.imshow(maps[j - 1][i], cmap="inferno", alpha=0.55, vmin=0, vmax=1, **options)
-            head = f"{name}\n" if i == 0 else ""
-            axis.set_title(head + titles[i][j], fontsize=8, pad=2)
-            axis.axis("off")
-    return figure
-
-
-def scenes(rows: Iterable[Sequence[np.ndarray]], columns: Sequence[str], classes: Sequence[str]) -> Figure:
-    """Each image (first column) and label maps of it, every class in one colour, with one legend.
-
-    ``rows``: uint8 ``(H, W, 3)``, then label maps ``(H, W)`` of indices of ``classes``; the first class is the ground,
-    and what is UNLABELLED (−1) is white.
-    """
-    rows, colours = list(rows), np.array([(0.93, 0.93, 0.93), *sns.color_palette("husl", len(classes) - 1)])
-    colours[2::2] *= 0.6  # neighbours on the wheel differ in lightness too
-    palette, size = np.vstack([colours, np.ones(3)]), WIDTH / len(columns)
-    figure, axes = plt.subplots(len(rows), len(columns), figsize=(WIDTH, size * len(rows) + 1.3), squeeze=False)
-    for line, row in zip(axes, rows, strict=True):
-        for axis, picture in zip(line, row, strict=True):
-            axis.imshow(picture if picture.ndim == 3 else palette[picture])
-            axis.axis("off")
-    for axis, name in zip(axes[0], columns, strict=True):
-        axis.set_title(name)
-    patches = [Patch(color=c, label=name) for c, name in zip(colours, classes, strict=True)]
-    figure.legend(handles=patches, loc="outside lower center", ncols=4, fontsize=8, handlelength=1)
     return figure

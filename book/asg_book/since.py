@@ -12,12 +12,13 @@ from pandas.io.formats.style import Styler
 
 from asg import records
 from asg_book import automatic
-from asg_book.analysis import best_kept, difference, level
 from asg_book.binding import Bound
 from asg_book.catalogue import get
 from asg_book.catalogue.successors import SHARES
+from asg_book.estimates import difference, level
 from asg_book.formatting import TITLES, captioned, show, show_interval
 from asg_book.paying import CASES
+from asg_book.selection import best_kept
 
 Benchmarks = Mapping[str, Mapping[str, Sequence[dict]]]  # name → arm → records
 STARTS = ("plain", "guided")  # of which the experiment "interpolation" has an arm a share: "START, SHARE"
@@ -55,7 +56,7 @@ def shares_of(bound: Bound, start: str) -> dict[float, Sequence[dict]]:
 
 
 def curves(bounds: Mapping[str, Bound], metrics: Sequence[str]) -> pd.DataFrame:
-    """Long table: benchmark, start, share, metric, :class:`~asg_book.analysis.Estimate`."""
+    """Long table: benchmark, start, share, metric, :class:`~asg_book.estimates.Estimate`."""
     rows = [
         (name, start, share, metric, level(runs, metric))
         for name, bound in bounds.items()
@@ -67,7 +68,7 @@ def curves(bounds: Mapping[str, Bound], metrics: Sequence[str]) -> pd.DataFrame:
 
 
 def chosen_share(shares: Mapping[float, Sequence[dict]]) -> float:
-    """What the rule of all strengths chooses on held-out synthetic images (:func:`asg_book.analysis.best_kept`)."""
+    """What the rule of all strengths chooses on held-out synthetic images (:func:`asg_book.selection.best_kept`)."""
     return list(shares)[best_kept(list(shares.values()))]
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from asg import AsgError
 from asg_book.catalogue import adaptation, guidance, learned_rates, rivals, scenes, settings, successors, synthetic_data
 from asg_book.experiment import Experiment
-from asg_book.profiles import FIVE
+from asg_book.profiles import THREE
 
 ROOMS = (guidance, settings, learned_rates, rivals, successors, synthetic_data, scenes, adaptation)
 EXPERIMENTS = {experiment.id: experiment for room in ROOMS for experiment in room.EXPERIMENTS}
@@ -17,7 +17,7 @@ LITE1 = {
 }
 EXPERIMENTS |= {
     f"{name}_lite1": replace(
-        EXPERIMENTS[name], id=f"{name}_lite1", question=question, seeds=FIVE, common=LITE1, published={}
+        EXPERIMENTS[name], id=f"{name}_lite1", question=question, seeds=THREE, common=LITE1, published={}
     )
     for name, question in (
         ("guidance", "Does what guidance and rates do hang on one network?"),

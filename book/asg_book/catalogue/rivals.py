@@ -35,7 +35,7 @@ STRENGTHS: dict[str, dict[str, dict]] = {
     "early": {"whole length": early(1), "three quarters": early(0.75), "half": early(0.5)},
     "proxy": {f"{v:g}": {"guidance": v} for v in (0.1, 0.3, 1.0)},
 }
-# What analysis.best_kept chooses on held-out synthetic images from the records of "strength"; a test compares.
+# What selection.best_kept chooses on held-out synthetic images from the records of "strength"; a test compares.
 CHOSEN = {
     "mini": {"weights": "strong", "features": "weak", "ewc": "strong", "si": "strong", "early": "three quarters"},
     "cartoon": {"weights": "weakest", "features": "weak", "ewc": "weak", "si": "weak", "early": "whole length"},

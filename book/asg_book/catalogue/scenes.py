@@ -17,7 +17,7 @@ SCENES = {
     },
 }  # fmt: skip
 DEEPLAB = {"dense_head": "deeplab-v3", "sgd": "reference"}  # what CSG's rows change of these (departure 25)
-# The paper's λ for segmentation. On mini, λ is what analysis.best_kept chooses on held-out scenes from the records of
+# The paper's λ for segmentation. On mini, λ is what selection.best_kept chooses on held-out scenes from the records of
 # "segmentation_trials", and the base rate the largest within one standard error of the lowest loss; a test compares.
 WHOLE = {"guidance": 75.0, "mini": {"guidance": 0.03}, "toy": {"guidance": 0.1}}
 PATCHES = {"guidance": 75.0, "chunks": 8, "mini": {"guidance": 0.03, "chunks": 2}, "toy": {"guidance": 0.1}}

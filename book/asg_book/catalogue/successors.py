@@ -37,7 +37,7 @@ TRIED: dict[str, dict[str, dict]] = {
     "SWA": {f"{after:g}": {"average": {"kind": "swa", "after": after}} for after in (0.25, 0.5, 0.75)},
     "WiSE-FT": {f"{share:g}": {"interpolate": share} for share in SHARES},
 }
-# What analysis.best_kept chooses on held-out drawings, from the records of "since_trials"; a test compares.
+# What selection.best_kept chooses on held-out drawings, from the records of "since_trials"; a test compares.
 CHOSEN = {
     "CSG": "0.1", "RandAugment": "5", "PASTA": "default", "TPGM": "mars, 0.01", "FTP": "l2, 0.01", "LP-FT": "0.5",
     "EMA": "0.97", "SWA": "0.5", "WiSE-FT": "0.7",
