@@ -112,7 +112,8 @@ def test_records_say_which_repeated_policy_drove_them_and_what_is_missing(workpl
     assert [r["policy"] for r in bind("guidance", "toy", arms=["asg"]).arms["asg"]] == [0, 0]
 
 
-def test_differences_are_drawn_when_they_have_records(workplace) -> None:
+def test_differences_are_drawn_when_they_have_records(workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asg_book.binding.figure", lambda drawn: drawn)  # it is looked at here, not shown
     bound = bind("guidance", "toy", arms=["small", "small_proxy"])
     (axis,) = bound.intervals(["accuracy"]).axes
     assert axis.texts[0].get_text() == "no records yet"
