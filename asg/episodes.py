@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from asg import AsgError
-from asg.config import RunConfig
+from asg.config import MetaConfig, RunConfig
 from asg.controllers.base import Controller
 from asg.controllers.windows import Windowed, first_window
 from asg.data import load_domains
@@ -26,6 +26,11 @@ from asg.trainers.devices import make_accelerator
 from asg.trainers.divergence import Diverged
 from asg.trainers.loop import Training, fit
 from asg.trainers.task import Task
+
+
+def episode_seed(meta: MetaConfig, number: int) -> int:
+    """The seed of everything random in one episode of a meta-training or search: its head, its images, its choices."""
+    return meta.seed * 1_000_003 + number
 
 
 class Probe:

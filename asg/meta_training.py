@@ -14,7 +14,7 @@ from asg import AsgError
 from asg.config import MetaConfig
 from asg.controllers.learned import Policy
 from asg.data.images import make_folder
-from asg.episodes import Episodes, mean_ratios
+from asg.episodes import Episodes, episode_seed, mean_ratios
 from asg.reinforce import Learner, Learning, Progress
 from asg.rewards import HELD_OUT
 from asg.trainers.checkpoints import load_checkpoint, save_checkpoint
@@ -30,7 +30,7 @@ def play(meta: MetaConfig, episodes: Episodes, learner: Learner, number: int) ->
     """One episode, from which ``learner`` learns; its point of the curve."""
     images = len(episodes.domains.source)
     controller, end = episodes.run(
-        meta.seed * 1_000_003 + number,
+        episode_seed(meta, number),
         lambda config, groups, probe: Learning(meta, config, groups, images, learner, probe, number),
     )
     controller.finish(diverged=end["held_task"] is None)

@@ -13,7 +13,7 @@ from asg import AsgError
 from asg.config import MetaConfig, RunConfig
 from asg.controllers.chance import RATIOS, Fixed
 from asg.data.images import make_folder
-from asg.episodes import Episodes, mean_ratios
+from asg.episodes import Episodes, episode_seed, mean_ratios
 from asg.reinforce import Progress
 from asg.trainers.checkpoints import load_checkpoint, save_checkpoint
 from asg.trainers.conduct import cpu_threads
@@ -56,12 +56,13 @@ def trial(meta: MetaConfig, folder: Path, device: str | None, number: int) -> di
     """One episode of a search, with ratios of its own."""
     with cpu_threads(meta.student.threads):
         episodes = episodes_of_search(meta.student, folder, device)
-        generator = torch.Generator().manual_seed(meta.seed * 1_000_003 + number)
+        seed = episode_seed(meta, number)
+        generator = torch.Generator().manual_seed(seed)
         drawn = torch.randint(len(RATIOS), (meta.groups,), generator=generator).tolist()
         fixed_ratios = {"kind": "fixed", "ratios": tuple(RATIOS[k] for k in drawn)}
         control = meta.student.control.model_copy(update=fixed_ratios)
         controller, end = episodes.run(
-            meta.seed * 1_000_003 + number,
+            seed,
             lambda config, groups, probe: Fixed(
                 config.model_copy(update={"control": control}), groups, len(episodes.domains.source)
             ),

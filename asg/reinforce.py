@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from asg.config import MetaConfig, RunConfig
 from asg.controllers.learned import Learned, Policy, Spec
-from asg.episodes import Probe
+from asg.episodes import Probe, episode_seed
 from asg.rewards import HELD_OUT, REWARDS, Window
 
 MOVING = 0.1  # weight of the newest return in the moving averages of the baseline
@@ -139,7 +139,7 @@ class Learning(Learned):
         number: int,
     ) -> None:
         super().__init__(config, groups, images, learner.policy)
-        self.generator = torch.Generator().manual_seed(meta.seed * 1_000_003 + number)
+        self.generator = torch.Generator().manual_seed(episode_seed(meta, number))
         self.meta, self.learner, self.probe = meta, learner, probe
         self.before: Window | None = None
         self.pending: list[tuple[Tensor, Tensor]] = []  # log-probability and entropy of choices not yet learned from

@@ -20,13 +20,13 @@ SMALL = ["size=32", 'weights="random"', 'backbone="timm:test_efficientnet"', "he
 
 def edits() -> list[tuple[str, str, str]]:
     """Every block of code with the file that the text before it names last: file, language, text."""
-    found, file = [], None
+    listed, file = [], None
     for block in BLOCK.finditer(PAGE):
         named = FILE.findall(PAGE[: block.start()])
         file = named[-1] if named else file
         if block[1] != "bash":
-            found.append((file, block[1], block[2]))
-    return found
+            listed.append((file, block[1], block[2]))
+    return listed
 
 
 def apply(folder: Path, file: str, language: str, text: str) -> None:

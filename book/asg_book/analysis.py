@@ -1,4 +1,4 @@
-"""Records → numbers: means, intervals, differences, curves."""
+"""Records → tables of what figures show: curves, decisions, classes, pseudo-labels."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -13,6 +13,7 @@ import typer
 from asg import AsgError
 from asg.cli import Device, Settings, Track, app, main, parse_settings
 from asg.config import RunConfig
+from asg_book import measures
 from asg_book.catalogue import EXPERIMENTS, get
 from asg_book.engines import Cpus, Gpus, Jobs, On, engine_of
 from asg_book.experiment import Experiment
@@ -27,8 +28,6 @@ Profile = Annotated[str, typer.Option(help=f"One of {', '.join(PROFILES)}; if no
 
 def describe(evaluation: dict) -> str:
     """One line about an evaluation, in per cent."""
-    from asg_book import measures
-
     return "  ".join(
         f"{k} {100 * evaluation[k]:.1f}" for k in measures.NAMES if k in measures.SHARES & evaluation.keys()
     )

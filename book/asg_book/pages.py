@@ -7,14 +7,13 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown, display
 from pandas.io.formats.style import Styler
-from scipy import stats
 
 from asg_book import estimates
 from asg_book.binding import Bound, bind
 from asg_book.catalogue import get
 from asg_book.formatting import MARKS, TITLES, captioned, show_interval, styled
 from asg_book.glance import Panel
-from asg_book.paying import Case
+from asg_book.paying import Case, rank_correlation
 
 
 def side_by_side(
@@ -65,24 +64,24 @@ def cases(
 def paying_answer(gained: pd.DataFrame) -> Markdown:
     """In one sentence how the gain of guidance goes with what a frozen backbone has over plain training.
 
-    Spearman's rank correlation over benchmarks with its p value, and the two ends. ``gained``:
+    :func:`asg_book.paying.rank_correlation` over the benchmarks, and the two ends. ``gained``:
     :func:`asg_book.paying.gains`; of fewer than three benchmarks nothing is said.
     """
     if len(gained) < 3:
         return Markdown("The answer of this chapter needs records of three benchmarks.")
     means = gained.map(lambda e: e.mean).astype(float)
-    known = stats.spearmanr(means["advantage"], means["gain"])
+    rho, p = rank_correlation(means["advantage"], means["gain"])
     ends = [means["advantage"].idxmin(), means["advantage"].idxmax()]
     least, most = (
         f"{100 * means.loc[name, 'gain']:+.1f} points on {name} (frozen less plain: "
         f"{100 * means.loc[name, 'advantage']:+.1f})"
         for name in ends
     )
-    verdict = "shown" if known.pvalue < 1 - estimates.CONFIDENCE else "not shown by so few"
+    verdict = "shown" if p < 1 - estimates.CONFIDENCE else "not shown by so few"
     return Markdown(
         f"**In short** (photos, {len(gained)} benchmarks): guidance gains from {least} to {most} over plain training. "
         f"That it gains more where a frozen backbone has more over plain training is {verdict} (rank correlation "
-        f"{known.statistic:+.2f}, p {known.pvalue:.3f})."
+        f"{rho:+.2f}, exact p {p:.3f})."
     )
 
 

@@ -10,7 +10,7 @@ from asg_book.profiles import THREE
 ROOMS = (guidance, settings, learned_rates, rivals, successors, synthetic_data, scenes, adaptation)
 EXPERIMENTS = {experiment.id: experiment for room in ROOMS for experiment in room.EXPERIMENTS}
 
-# The two tables that lead, on another network: no strength and no rate is chosen anew for it.
+# The two tables that lead, on another network (three seeds, for their cost): no strength and no rate is chosen anew.
 LITE1 = {
     "cartoon": {"backbone": "timm:tf_efficientnet_lite1", "weights": "lite1"},
     "paper": {"backbone": "torchvision:resnet50"},
